@@ -1,0 +1,169 @@
+"""Scenes and stacks: the records and the labelled arrays that flow through the steps.
+
+A *stack* is an ``xarray.Dataset`` on one grid with
+
+- ``image`` ``(time, band, y, x)`` float32, reflectance 0–1 or linear SAR power, NaN = not usable;
+- ``quality`` ``(time, y, x)`` uint8 flags of :class:`Quality` that say why;
+- coordinates ``time`` (datetime64[ns], UTC, increasing), ``band`` (str), ``y``, ``x``, ``spatial_ref``, and
+  along ``time``: ``scene`` (id), ``sensor``, ``gsd_m``. Steps add their own coordinates along ``time``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from changedet.errors import InputError
+from changedet.grid import Grid
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Fit = Literal["fit", "limited", "refused"]
+
+
+class Quality(IntFlag):
+    """Why a pixel may not be used (0 = usable); WATER only informs."""
+
+    NODATA = 1
+    CLOUD = 2
+    SHADOW = 4
+    SNOW = 8
+    ICE = 16
+    SATURATED = 32
+    WATER = 64
+    MASKED = 128
+
+
+UNUSABLE = Quality.NODATA | Quality.CLOUD | Quality.SHADOW | Quality.SATURATED | Quality.MASKED
+"""Flags that turn a pixel into NaN at reading."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One raster of a scene: where the pixels of some bands are.
+
+    Parameters
+    ----------
+    path : file as rasterio opens it
+    indexes : 1-based band indexes in the file
+    bands : band names, in the same order
+    """
+
+    path: str
+    indexes: tuple[int, ...]
+    bands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One acquisition: what was recognised, and why.
+
+    Parameters
+    ----------
+    id : unique name in a stack (file stem, product id)
+    path : what the user gave
+    layers : rasters with the bands
+    grid : grid of the pixels as stored (finest layer)
+    date : acquisition time, UTC, None where unknown
+    sensor : profile name of :mod:`changedet.sensors`, ``generic`` where not recognised
+    scale, offset : reflectance (or power) = stored · scale + offset
+    nodata : stored value that means no data, None where not declared
+    mask : path of the sidecar mask, None without one; ``mask_kind`` names its convention
+    why : decision → reason, in words (date source, scale source, mask source, …)
+    """
+
+    id: str
+    path: str
+    layers: tuple[Layer, ...]
+    grid: Grid
+    date: np.datetime64 | None
+    sensor: str = "generic"
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+    mask: str | None = None
+    mask_kind: str | None = None
+    group: str = ""
+    why: dict[str, str] = field(default_factory=dict)
+    sha256: str | None = None
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Band names in reading order."""
+        return tuple(b for layer in self.layers for b in layer.bands)
+
+    @property
+    def is_sar(self) -> bool:
+        """True where the bands are SAR polarisations."""
+        return bool(self.bands) and set(self.bands) <= SAR_BANDS
+
+    def patch(self, **changes: Any) -> Scene:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+
+SAR_BANDS = frozenset({"vv", "vh", "hh", "hv"})
+
+
+def is_sar(stack: xr.Dataset | xr.DataArray) -> bool:
+    """Return True where every band of a stack is a SAR polarisation."""
+    return bool(set(map(str, np.atleast_1d(stack.coords["band"].values))) <= SAR_BANDS)
+
+
+def make_stack(
+    image: Any,
+    grid: Grid,
+    *,
+    dates: npt.ArrayLike,
+    bands: tuple[str, ...],
+    quality: Any = None,
+    scenes: tuple[str, ...] | None = None,
+    sensors: tuple[str, ...] | None = None,
+) -> xr.Dataset:
+    """Label arrays as a stack.
+
+    Parameters
+    ----------
+    image : (time, band, y, x) array, NaN = not usable; NumPy or dask, float32
+    grid : grid of ``y`` and ``x``
+    dates : (time,) datetime64, UTC
+    bands : unique band names
+    quality : (time, y, x) uint8 flags; 0 where the image is finite and NODATA elsewhere if not given
+    scenes, sensors : ids and sensor names along time
+
+    Raises
+    ------
+    InputError
+        Shapes, dates or band names do not agree.
+    """
+    import xarray as xr
+
+    times = np.asarray(dates, "datetime64[ns]")
+    if image.ndim != 4 or image.shape[:2] != (times.size, len(bands)) or image.shape[2:] != grid.shape:
+        raise InputError(
+            f"image has shape {image.shape}; wanted (time, band, y, x) = "
+            f"({times.size}, {len(bands)}, {grid.shape[0]}, {grid.shape[1]})"
+        )
+    if len(set(bands)) != len(bands):
+        raise InputError(f"band names {bands} repeat; wanted unique names; rename them with --band-names")
+    if quality is None:
+        quality = np.where(np.isfinite(image).all(axis=1), 0, int(Quality.NODATA)).astype(np.uint8)
+    names = scenes or tuple(str(np.datetime_as_string(t, unit="D")) for t in times)
+    along = {
+        "scene": ("time", np.array(names, dtype=object)),
+        "sensor": ("time", np.array(sensors or ("generic",) * times.size, dtype=object)),
+        "gsd_m": ("time", np.full(times.size, grid.gsd_m)),
+    }
+    coords = {"time": times, "band": np.array(bands, dtype=object), **along, **grid.coords()}
+    return xr.Dataset(
+        {
+            "image": (("time", "band", "y", "x"), image),
+            "quality": (("time", "y", "x"), quality),
+        },
+        coords=coords,
+    )
