@@ -1,0 +1,248 @@
+"""Differences of two images: a table of methods and one labelled function.
+
+A positive difference means brighter after. Every method returns one image, named ``magnitude``: unsigned (how
+much changed) or signed (attribute ``signed``), whose absolute value then is how much changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from changedet.blocks import Pixelwise, Reduction, Windowed, check_parameters
+from changedet.errors import BandError, GridError, UnknownMethodError
+from changedet.grid import Grid
+from changedet.scenes import is_sar
+from changedet.sensors import OPTICAL_BANDS
+from changedet.steps._difference import (
+    Array,
+    absolute_difference,
+    change_vector,
+    log_ratio,
+    normalized_ratio,
+    robust_change_vector,
+    spectral_angle,
+)
+
+OPTICAL_OFFSET = 0.02
+"""Reflectance added before a logarithm: about that of water, where the plain ratio is mostly noise."""
+
+SAMPLE_PX = 1_000_000
+"""Pixels from which robust scales are estimated; a regular sample, the same for any chunking."""
+
+_CHANGE_VECTOR = Pixelwise(change_vector)
+
+
+def sampled(image: xr.DataArray, pixels: int = SAMPLE_PX) -> xr.DataArray:
+    """Take every n-th row and column so that about ``pixels`` remain; small images stay whole."""
+    step = max(int(np.sqrt(image.sizes["y"] * image.sizes["x"] / pixels)), 1)
+    return image.isel(y=slice(None, None, step), x=slice(None, None, step))
+
+
+def _valid_differences(before: Array, after: Array) -> Array:
+    """Return after − before ``(band, n)``, float64, of the pixels that are finite in every band."""
+    difference = after.astype(np.float64) - before.astype(np.float64)
+    return difference[:, np.isfinite(difference).all(axis=0)]
+
+
+def _side_by_side(a: Array, b: Array) -> Array:
+    """Join two sets of pixels."""
+    return np.concatenate([a, b], axis=1)
+
+
+def robust_scale(differences: Array) -> Array:
+    """Robust standard deviation of each band: the interquartile range of a normal distribution scaled to 1.
+
+    Parameters
+    ----------
+    differences : (band, n) float array, finite
+
+    Returns
+    -------
+    (band,) float64 array; the plain standard deviation where half of the values are one value, infinity
+    below a millionth of the largest (a constant band's rounding noise tells nothing, and dividing by
+    infinity silences it), NaN without values
+
+    >>> robust_scale(np.array([[0.0, 1.0, 2.0, 3.0, 4.0], [7.0, 7.0, 7.0, 7.0, 7.0]])).round(3)
+    array([1.483,   inf])
+    """
+    if not differences.size:
+        return np.full(len(differences), np.nan)
+    low, high = np.quantile(differences, [0.25, 0.75], axis=1)
+    scale = (high - low) / 1.3489795
+    scale = np.where(scale > 0, scale, differences.std(axis=1))
+    return np.where(scale > 1e-6 * scale.max(), scale, np.inf)
+
+
+_SCALE = Reduction(_valid_differences, _side_by_side, robust_scale, dims=("band",))
+
+
+def cva(
+    before: xr.DataArray, after: xr.DataArray, *, standardize: bool = False, threads: int = 1
+) -> xr.DataArray:
+    """Change vector analysis: the Euclidean length of the difference over the bands.
+
+    Parameters
+    ----------
+    before, after : (band, y, x), NaN = invalid
+    standardize : divide each band's difference by its robust standard deviation first, so that a band that
+        varies much everywhere (near infrared over vegetation) does not rule; the result then has no unit
+    threads : threads for eager work
+
+    Returns
+    -------
+    (y, x) float32, ≥ 0
+    """
+    if not standardize:
+        return _CHANGE_VECTOR(before, after, threads=threads)
+    scale = _SCALE(sampled(before), sampled(after))
+    return _CHANGE_VECTOR(before, after, scale, threads=threads)
+
+
+_LOG_RATIO = Pixelwise(log_ratio, unit="dB")
+
+
+def logratio(
+    before: xr.DataArray,
+    after: xr.DataArray,
+    *,
+    floor: float = 1e-4,
+    offset: float | None = None,
+    threads: int = 1,
+) -> xr.DataArray:
+    """Mean over the bands of ``10·log10((after + offset) / (before + offset))``.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) linear power or reflectance, NaN = invalid
+    floor : smallest value trusted; smaller ones are raised to it
+    offset : added to both; None means 0.02 where every band is an optical one, else 0
+    threads : threads for eager work
+
+    Returns
+    -------
+    (y, x) float32, dB, positive = brighter after
+    """
+    if offset is None:
+        names = _band_names(before)
+        offset = OPTICAL_OFFSET if names and set(names) <= set(OPTICAL_BANDS) else 0.0
+    return _LOG_RATIO(before, after, floor=floor, offset=offset, threads=threads)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the table: what to call, and whether the result has a sign.
+
+    Parameters
+    ----------
+    run : ``(before, after, **params)`` of aligned DataArrays → ``(y, x)`` DataArray
+    signed : True where negative values mean darker after
+    """
+
+    run: Callable[..., xr.DataArray]
+    signed: bool = False
+
+    @property
+    def kernel(self) -> Callable[..., Any]:
+        """Whose signature declares the tuning values."""
+        return getattr(self.run, "kernel", self.run)
+
+    def __call__(self, before: xr.DataArray, after: xr.DataArray, **params: Any) -> xr.DataArray:
+        """Run the method on images that are on one grid and have the same bands."""
+        check_parameters(self, params)
+        return self.run(before, after, **params)
+
+
+METHODS: Mapping[str, Method] = {
+    "absdiff": Method(Pixelwise(absolute_difference)),
+    "cva": Method(cva),
+    "logratio": Method(logratio, signed=True),
+    "ratio": Method(Pixelwise(normalized_ratio), signed=True),
+    "rcva": Method(Windowed(robust_change_vector, halo_px="radius_px")),
+    "sam": Method(Pixelwise(spectral_angle, unit="rad")),
+}
+
+
+def difference(before: xr.DataArray, after: xr.DataArray, method: str = "cva", **params: Any) -> xr.DataArray:
+    """How much, and where the method has a sign which way, each pixel changed; lazy if an input is.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) or (y, x), on one grid, the same bands; NaN = invalid
+    method : one of :data:`METHODS`, or ``"auto"``: logratio for SAR, cva for several bands, else absdiff
+    params : tuning values of the method, and ``threads`` for eager work
+
+    Returns
+    -------
+    DataArray ``(y, x)`` float32 named ``magnitude``, NaN where either image is not usable in every band,
+    with attributes ``method``, ``signed`` and ``units``
+
+    Raises
+    ------
+    UnknownMethodError
+        No method of that name.
+    UnknownSettingError
+        The method has no such tuning value.
+    GridError, CRSError
+        The images are not on one grid.
+    BandError
+        The images do not have the same bands.
+    """
+    if method == "auto":
+        method = suggest(before)
+    if method not in METHODS:
+        raise UnknownMethodError("difference", method, [*METHODS, "auto"])
+    chosen = METHODS[method]
+    result = chosen(before, matched(before, after), **params).rename("magnitude")
+    return result.assign_attrs(method=method, signed=chosen.signed)
+
+
+def suggest(image: xr.DataArray) -> str:
+    """Return the method that ``"auto"`` stands for."""
+    names = _band_names(image)
+    if names and is_sar(image):
+        return "logratio"
+    return "cva" if image.sizes.get("band", 1) > 1 else "absdiff"
+
+
+def matched(before: xr.DataArray, after: xr.DataArray) -> xr.DataArray:
+    """Return ``after`` with the bands of ``before`` in their order and its very coordinates.
+
+    Raises
+    ------
+    GridError, CRSError
+        The grids differ by more than :data:`changedet.grid.TOLERANCE_PX`.
+    BandError
+        The band names differ, or only one of the two has bands.
+    """
+    for name, image in (("before", before), ("after", after)):
+        if not {"y", "x"} <= set(image.dims):
+            raise GridError(f"{name} has dimensions {image.dims}; wanted (band, y, x) or (y, x)")
+    Grid.of(before).require_same(Grid.of(after))
+    after = _same_bands(before, after)
+    return after.assign_coords({d: before.coords[d] for d in ("y", "x") if d in before.coords})
+
+
+def _same_bands(before: xr.DataArray, after: xr.DataArray) -> xr.DataArray:
+    """Select the bands of ``before`` by name."""
+    ours, theirs = _band_names(before), _band_names(after)
+    sizes = [image.sizes.get("band") for image in (before, after)]
+    if sorted(ours) != sorted(theirs) or sizes[0] != sizes[1] or len(set(ours)) < len(ours):
+        raise BandError(
+            f"before has bands {ours or sizes[0]}, after {theirs or sizes[1]}; wanted the same unique names; "
+            "choose common bands with --bands, or name them with --band-names"
+        )
+    if not ours:
+        return after
+    return after.isel(band=[theirs.index(name) for name in ours]).assign_coords(band=before.coords["band"])
+
+
+def _band_names(image: xr.DataArray) -> list[str]:
+    """Return the names along ``band``, an empty list where there are none."""
+    if "band" not in image.dims or "band" not in image.coords:
+        return []
+    return [str(name) for name in image.coords["band"].values]

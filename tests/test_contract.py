@@ -1,0 +1,61 @@
+"""Every method of every table: lazy, equal on any chunking, one graph name, inputs untouched, labels kept."""
+
+import copy
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from changedet.blocks import parameters
+from changedet.grid import Grid, attach
+from changedet.steps import difference as difference_step
+
+GRID = Grid.make("EPSG:32652", Affine(10, 0, 500_000, 0, -10, 4_800_000), (6, 8))
+PAIRS = arrays(np.float64, (2, 2, *GRID.shape), elements=st.floats(1e-3, 1e3) | st.just(np.nan))
+CHUNKS = st.fixed_dictionaries({"y": st.integers(1, 6), "x": st.integers(1, 8), "band": st.integers(1, 2)})
+VARIANTS = [(name, {}) for name in difference_step.METHODS] + [
+    ("cva", {"standardize": True}),
+    ("rcva", {"radius_px": 2, "combine": "min"}),
+]
+
+
+def refuse(*_args, **_kwargs):
+    raise RuntimeError("computed while building the graph")
+
+
+def labelled(values):
+    values.setflags(write=False)
+    image = attach(values, GRID, dims=("band", "y", "x"), coords={"band": ["red", "nir"]})
+    return image.assign_attrs(sensor="sentinel-2", note=["kept"])
+
+
+@pytest.mark.parametrize(("method", "params"), VARIANTS)
+@settings(max_examples=25, deadline=None)
+@given(pair=PAIRS, chunks=CHUNKS)
+def test_difference(method, params, pair, chunks):
+    before, after = map(labelled, pair)
+    inputs = copy.deepcopy((before, after))
+    eager = difference_step.difference(before, after, method, **params)
+    with dask.config.set(scheduler=refuse):
+        lazy, again = (
+            difference_step.difference(before.chunk(chunks), after.chunk(chunks), method, **params)
+            for _ in range(2)
+        )
+    assert lazy.chunks is not None and lazy.data.name == again.data.name
+    assert lazy.dtype == eager.dtype == np.float32
+    xr.testing.assert_identical(lazy.compute(scheduler="sync"), eager)
+    for image, kept in zip((before, after), inputs, strict=True):
+        xr.testing.assert_identical(image, kept)
+    assert Grid.of(lazy).difference_from(GRID) is None and set(lazy.coords) == {"y", "x", "spatial_ref"}
+    assert eager.attrs["sensor"] == "sentinel-2" and eager.attrs["note"] == ["kept"]
+
+
+@pytest.mark.parametrize("method", difference_step.METHODS)
+def test_every_tuning_value_of_difference_has_a_plain_default(method):
+    for name, default in parameters(difference_step.METHODS[method]).items():
+        assert default is None or isinstance(default, bool | int | float | str), name
