@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shapely import LineString, MultiLineString, MultiPolygon, Polygon, union_all
 from shapely.geometry.base import BaseGeometry
 
+from changedet.columns import Kind, table
 from changedet.errors import CRSError, SiteError, nearest
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 LONLAT = "OGC:CRS84"
 Side = Literal["north", "south", "east", "west"]
 Role = Literal["control", "expected"]
-Kind = Literal[
-    "pier", "abutment", "cofferdam", "platform", "causeway", "deck", "pontoon", "building", "earthworks",
-    "unknown",
-]  # fmt: skip
 _PARTIAL = r"\d{4}(-\d{2}(-\d{2})?)?"
 PartialDate = Annotated[str, Field(pattern=rf"^{_PARTIAL}(/{_PARTIAL})?$")]
 Text = Annotated[str, Field(min_length=1)]
@@ -221,13 +218,16 @@ class Site(Record):
         return projected
 
     def axes_frame(self, crs: Any) -> GeoDataFrame:
-        """Return the axes as a GeoDataFrame in ``crs``, one row each; columns as in :class:`Axis`."""
+        """Return the axes in ``crs`` with the columns of the table ``axes``; ``axis`` is the id."""
         import geopandas as gpd
 
-        _project(self.aoi, crs)  # a CRS that cannot be used is named by our own error
-        columns = [name for name in Axis.model_fields if name != "geometry"]
-        rows = {name: [getattr(axis, name) for axis in self.axes] for name in columns}
-        return gpd.GeoDataFrame(rows, geometry=[axis.geometry for axis in self.axes], crs=LONLAT).to_crs(crs)
+        lines = [_project(axis.geometry, crs) for axis in self.axes]
+        lengths = [_project(axis.geometry, self.crs).length for axis in self.axes]
+        rows = [
+            {"axis": axis.id, "source": "site", "length_m": length, "uncertainty_m": axis.uncertainty_m}
+            for axis, length in zip(self.axes, lengths, strict=True)
+        ]
+        return gpd.GeoDataFrame(table("axes", rows), geometry=lines, crs=crs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for ``json.dumps``: dates as ISO text, geometries as GeoJSON, unknown null."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 from pydantic import ValidationError
-from pyproj import Geod
+from pyproj import CRS, Geod
 from shapely import Point, box
 from shapely.geometry import shape
 
+from changedet.columns import AXES
 from changedet.errors import CRSError, SiteError
 from changedet.sites import (
     Axis,
@@ -208,11 +209,14 @@ def test_control_geometry_is_none_without_controls():
     assert tumen().model_copy(update={"controls": ()}).control_geometry(32652) is None
 
 
-def test_axes_frame_keeps_columns_crs_and_length():
-    frame = tumen().axes_frame("EPSG:32652")
-    assert frame.crs.to_epsg() == 32652
-    assert list(frame.role) == ["control", "expected"]
-    assert frame.geometry.length.iloc[0] == pytest.approx(623, rel=1e-3)
+@pytest.mark.parametrize("crs", ["EPSG:32652", 4326])
+def test_axes_frame_is_the_table_of_axes(crs):
+    frame = tumen().axes_frame(crs)
+    assert frame.crs == CRS(crs)
+    assert list(frame.columns) == [column.name for column in AXES] + ["geometry"]
+    assert list(frame["axis"]) == ["rail", "road"]
+    assert frame["length_m"].to_list() == pytest.approx([623, 1300], rel=1e-3)
+    assert frame.geometry.to_crs(4326).iloc[0].equals_exact(tumen().axis("rail").geometry, 1e-9)
 
 
 def test_a_crs_that_cannot_be_used_is_named():
