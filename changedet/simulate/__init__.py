@@ -1,0 +1,27 @@
+"""Scenes with an exact answer: a river crossing rendered from causes, and structures put into given pixels.
+
+`simulate` makes a stack of an optical sensor over a river crossing under construction, with every structure,
+its dates, and every nuisance on record; `coverage` and `render_structure` put a footprint into the pixels of
+any image.
+
+Left out, on purpose: illumination by slope, directional reflectance, adjacency, SAR, misregistration between
+bands, clouds' own parallax, and anything the works do to the river bed or its flow.
+"""
+
+from __future__ import annotations
+
+from changedet.simulate._render import coverage, render_structure
+from changedet.simulate._scene import Simulation, simulate
+from changedet.simulate._settings import SceneSettings
+from changedet.simulate._spectra import BANDS, MATERIALS, spectrum
+
+__all__ = [
+    "BANDS",
+    "MATERIALS",
+    "SceneSettings",
+    "Simulation",
+    "coverage",
+    "render_structure",
+    "simulate",
+    "spectrum",
+]

@@ -1,0 +1,162 @@
+"""Footprints into pixels: coverage fractions, blur and sub-pixel shift, mixing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from changedet.errors import SettingError
+
+if TYPE_CHECKING:
+    from affine import Affine
+
+Array = NDArray[np.float32]
+Window = tuple[slice, slice]
+_FWHM = 2.3548200450309493  # of a Gaussian, in sigmas
+
+
+def coverage(geometry: Any, transform: Affine, shape: tuple[int, int], oversample: int = 8) -> Array:
+    """Share of every pixel that a footprint covers.
+
+    Pixels wholly inside or outside are exact; a pixel on the edge counts `oversample`**2 points, so that a
+    straight edge is placed to about 1/(2 * oversample) px, and one on a 1/oversample grid line exactly.
+
+    Parameters
+    ----------
+    geometry : shapely geometry (areas; lines and points cover nothing), in the units of `transform`
+    transform : pixel (column, row) to map, any affine
+    shape : (rows, columns)
+    oversample : sub-pixels an axis
+
+    Returns
+    -------
+    (y, x) float32 array, 0 to 1
+
+    Raises
+    ------
+    SettingError
+        `oversample` is less than 1.
+    """
+    if oversample < 1:
+        raise SettingError(f"oversample is {oversample!r}; wanted a whole number of 1 or more")
+    out = np.zeros(shape, dtype=np.float32)
+    found = window_coverage(geometry, transform, shape, oversample)
+    if found is not None:
+        out[found[0]] = found[1]
+    return out
+
+
+def window_coverage(
+    geometry: Any, transform: Affine, shape: tuple[int, int], oversample: int = 8
+) -> tuple[Window, Array] | None:
+    """As `coverage`, only the part of the grid that the footprint can touch; None where it touches none."""
+    import shapely
+
+    if geometry is None or geometry.area == 0:
+        return None
+    inverse = ~transform
+    pixels = shapely.transform(geometry, lambda p: np.column_stack(_apply(inverse, p[:, 0], p[:, 1])))
+    x0, y0, x1, y1 = pixels.bounds
+    cols = slice(max(int(np.floor(x0)), 0), min(int(np.ceil(x1)), shape[1]))
+    rows = slice(max(int(np.floor(y0)), 0), min(int(np.ceil(y1)), shape[0]))
+    if cols.start >= cols.stop or rows.start >= rows.stop:
+        return None
+    return (rows, cols), _fill(pixels, rows, cols, oversample)
+
+
+def _apply(transform: Affine, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    return transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f
+
+
+def _fill(pixels: Any, rows: slice, cols: slice, oversample: int) -> Array:
+    """Coverage of a window by a footprint in pixel coordinates."""
+    import shapely
+
+    y, x = np.mgrid[rows, cols].astype(np.float64)
+    boxes = shapely.box(x, y, x + 1, y + 1)
+    shapely.prepare(pixels)
+    out = np.asarray(shapely.contains_properly(pixels, boxes), dtype=np.float32)
+    edge = shapely.intersects(pixels, boxes) & (out == 0)
+    step = (np.arange(oversample) + 0.5) / oversample
+    px = x[edge][:, None, None] + step[None, None, :] + 0 * step[None, :, None]
+    py = y[edge][:, None, None] + step[None, :, None] + 0 * step[None, None, :]
+    out[edge] = shapely.contains_xy(pixels, px, py).mean(axis=(1, 2))
+    return out
+
+
+def blur_and_shift(layers: Array, psf_fwhm_px: float, shift_px: tuple[float, float]) -> Array:
+    """Blur `(..., y, x)` by a Gaussian and move its content by `(dy, dx)` px, in one Fourier product.
+
+    The picture is taken as periodic: give it a margin. Sums are kept exactly.
+    """
+    import scipy.fft
+
+    rows, cols = layers.shape[-2:]
+    fy, fx = np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(cols)[None, :]
+    sigma = psf_fwhm_px / _FWHM
+    gain = np.exp(-2 * (np.pi * sigma) ** 2 * (fy**2 + fx**2))
+    phase = np.exp(-2j * np.pi * (fy * shift_px[0] + fx * shift_px[1]))
+    out = scipy.fft.irfft2(scipy.fft.rfft2(layers) * (gain * phase).astype(np.complex64), s=(rows, cols))
+    return np.asarray(out, dtype=np.float32)
+
+
+def render_structure(
+    image: Array,
+    coverage: Array,
+    spectrum: Array,
+    psf_fwhm_px: float,
+    shift_px: tuple[float, float] = (0.0, 0.0),
+) -> Array:
+    """Put a material into pixels that are already there, through the sensor's blur.
+
+    Parameters
+    ----------
+    image : (band, y, x) float array, reflectance, NaN = not usable (stays NaN)
+    coverage : (y, x) share of each pixel covered, 0 to 1, as from `coverage`
+    spectrum : (band,) reflectance of the material
+    psf_fwhm_px : FWHM of the Gaussian blur beyond the pixel itself
+    shift_px : (dy, dx) by which this scene's content lies off the grid of `coverage` (positive: down, right)
+
+    Returns
+    -------
+    (band, y, x) float32 array, new. Over a uniform background the sum of what was added equals coverage times
+    contrast, as long as the footprint lies a few pixels inside the image.
+
+    Raises
+    ------
+    SettingError
+        The shapes do not fit one another.
+    """
+    values = np.asarray(spectrum, dtype=np.float32)
+    if image.ndim != 3 or coverage.shape != image.shape[1:] or values.shape != image.shape[:1]:
+        raise SettingError(
+            f"image {image.shape}, coverage {coverage.shape} and spectrum {values.shape} do not fit: "
+            "wanted (band, y, x), (y, x) and (band,)"
+        )
+    out = np.array(image, dtype=np.float32)
+    where = _support(coverage, int(np.ceil(4 * psf_fwhm_px / _FWHM + max(map(abs, shift_px)) + 3)))
+    if where is None:
+        return out
+    (rows, cols), padded = where
+    share = blur_and_shift(padded, psf_fwhm_px, shift_px)
+    inside = (
+        slice(max(rows.start, 0), min(rows.stop, out.shape[1])),
+        slice(max(cols.start, 0), min(cols.stop, out.shape[2])),
+    )
+    share = share[inside[0].start - rows.start :, inside[1].start - cols.start :]
+    share = share[: inside[0].stop - inside[0].start, : inside[1].stop - inside[1].start]
+    out[:, *inside] += share * (values[:, None, None] - out[:, *inside])
+    return out
+
+
+def _support(coverage: Array, margin: int) -> tuple[Window, Array] | None:
+    """Window (it may reach outside the grid) around what is covered, with its zero-padded coverage."""
+    rows, cols = np.nonzero(coverage.any(axis=1))[0], np.nonzero(coverage.any(axis=0))[0]
+    if not rows.size:
+        return None
+    core = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1))
+    padded = np.pad(np.asarray(coverage[core], dtype=np.float32), margin)
+    outer = tuple(slice(s.start - margin, s.stop + margin) for s in core)
+    return (outer[0], outer[1]), padded
