@@ -55,18 +55,18 @@ class Grid:
         GridError
             The coordinates are not a regular grid.
         """
-        import odc.geo.xr  # noqa: F401  registers the accessor
-
-        geobox = image.odc.geobox
-        if geobox is None:
-            shape = (image.sizes["y"], image.sizes["x"])
-            if "y" in image.coords and "x" in image.coords and min(shape) > 1:
-                raise GridError(
-                    f"x and y coordinates of {image.sizes} are not a regular grid; wanted evenly spaced "
-                    "coordinates; resample to one grid first"
-                )
-            geobox = GeoBox(shape, Affine.identity(), None)
-        return cls(geobox)
+        crs, stored = _reference(image)
+        shape = (image.sizes["y"], image.sizes["x"])
+        if "y" not in image.coords or "x" not in image.coords:
+            return cls.make(crs, stored or Affine.identity(), shape)
+        rotated = stored is not None and not (abs(stored.b) + abs(stored.d) < 1e-12)
+        guess = Affine.identity() if stored is None or rotated else stored
+        columns = _axis(image.coords["x"].values, guess.a, "x")
+        rows = _axis(image.coords["y"].values, guess.e, "y")
+        transform = Affine(columns[1], 0, columns[0], 0, rows[1], rows[0])
+        if rotated and stored is not None:
+            transform = stored @ transform
+        return cls.make(crs, _snap(transform, stored), shape)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -169,8 +169,10 @@ class Grid:
 
     def crop(self, window: Window) -> Grid:
         """Return the grid of a window."""
-        rows, columns = window
-        return Grid(self.geobox[rows, columns])
+        rows, columns = (part.indices(n)[:2] for part, n in zip(window, self.shape, strict=True))
+        corner = Affine.translation(columns[0], rows[0])
+        shape = (rows[1] - rows[0], columns[1] - columns[0])
+        return Grid(GeoBox(shape, self.transform @ corner, self.geobox.crs))
 
     def window_of(self, geometry: BaseGeometry, *, what: str = "the area of interest") -> Window:
         """Return the smallest window that holds a geometry given in this grid's CRS.
@@ -215,7 +217,11 @@ class Grid:
                 for k, v in xr_coords(self.geobox).items()
             }
         rows, columns = self.shape
-        return {"y": ("y", np.arange(rows) + 0.5), "x": ("x", np.arange(columns) + 0.5)}
+        t = self.transform
+        return {
+            "y": ("y", t.f + t.e * (np.arange(rows) + 0.5)),
+            "x": ("x", t.c + t.a * (np.arange(columns) + 0.5)),
+        }
 
     def rasterize(
         self, geometries: Iterable[BaseGeometry], *, all_touched: bool = False
@@ -273,6 +279,43 @@ class Grid:
 def _valid(geometry: BaseGeometry) -> BaseGeometry:
     """Return a valid form of a polygon traced with 8-connectivity (corners may touch)."""
     return geometry if geometry.is_valid else geometry.buffer(0)
+
+
+def _reference(image: xr.DataArray | xr.Dataset) -> tuple[str | None, Affine | None]:
+    """Return the CRS and the transform that an xarray object carries as attributes."""
+    for coordinate in image.coords.values():
+        words = coordinate.attrs
+        crs = words.get("crs_wkt") or words.get("spatial_ref")
+        if coordinate.ndim == 0 and crs:
+            numbers = str(words.get("GeoTransform", "")).split()
+            return crs, Affine.from_gdal(*map(float, numbers)) if len(numbers) == 6 else None
+    x = image.coords.get("x")
+    return (None if x is None else x.attrs.get("crs")), None
+
+
+def _axis(centers: npt.NDArray[Any], step: float, name: str) -> tuple[float, float]:
+    """Return the first edge and the step of evenly spaced centers (``step`` where there is only one)."""
+    values = np.asarray(centers, np.float64)
+    if values.size > 1:
+        step = float((values[-1] - values[0]) / (values.size - 1))
+        even = values[0] + step * np.arange(values.size)
+        if step == 0 or np.abs(values - even).max() > TOLERANCE_PX * abs(step):
+            raise GridError(
+                f"the {name} coordinates are not evenly spaced; wanted a regular grid; resample to one first"
+            )
+    return float(values[0] - step / 2), step
+
+
+def _snap(transform: Affine, stored: Affine | None) -> Affine:
+    """Return the stored transform, moved by whole pixels, where a computed one agrees with it."""
+    if stored is None:
+        return transform
+    off = ~stored @ transform
+    columns, rows = round(off.c), round(off.f)
+    unit = np.allclose((off.a, off.b, off.d, off.e), (1, 0, 0, 1), rtol=0, atol=1e-6)
+    if unit and abs(off.c - columns) < TOLERANCE_PX / 10 and abs(off.f - rows) < TOLERANCE_PX / 10:
+        return stored @ Affine.translation(columns, rows)
+    return transform
 
 
 def areas_m2(geometries: gpd.GeoSeries) -> npt.NDArray[np.float64]:

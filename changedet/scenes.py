@@ -45,18 +45,71 @@ UNUSABLE = Quality.NODATA | Quality.CLOUD | Quality.SHADOW | Quality.SATURATED |
 
 @dataclass(frozen=True)
 class Layer:
-    """One raster of a scene: where the pixels of some bands are.
+    """One raster of a scene: where the pixels of some bands are, and what stored values mean.
+
+    The tuples run along ``bands``; an empty one means that the scene's own value holds for every band.
 
     Parameters
     ----------
     path : file as rasterio opens it
     indexes : 1-based band indexes in the file
     bands : band names, in the same order
+    grid : grid of this file; None means the scene's
+    dtype : dtype as stored
+    nodata : stored values that mean no data, None where a band declares none
+    scale, offset : reflectance (or power) = stored · scale + offset
+    saturated : stored value that means saturated, None where there is none
+    block : (rows, columns) of the file's own tiles or strips
     """
 
     path: str
     indexes: tuple[int, ...]
     bands: tuple[str, ...]
+    grid: Grid | None = None
+    dtype: str = "float32"
+    nodata: tuple[float | None, ...] = ()
+    scale: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
+    saturated: float | None = None
+    block: tuple[int, int] = (256, 256)
+
+    def narrow(self, bands: tuple[str, ...]) -> Layer:
+        """Return a copy with some of the bands, in the order given."""
+        at = [self.bands.index(b) for b in bands]
+
+        def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in at) if values else ()
+
+        return replace(
+            self,
+            indexes=pick(self.indexes),
+            bands=pick(self.bands),
+            nodata=pick(self.nodata),
+            scale=pick(self.scale),
+            offset=pick(self.offset),
+        )
+
+
+MaskKind = Literal["udm2", "udm", "nonzero", "qa_pixel", "bqa", "scl", "dataset"]
+"""Convention of a mask, see :mod:`changedet.io._masks`."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One raster that says which pixels of a scene may be used.
+
+    Parameters
+    ----------
+    path : file as rasterio opens it
+    kind : convention of its values
+    indexes : 1-based band indexes in the file
+    grid : grid of this file; None means the scene's
+    """
+
+    path: str
+    kind: MaskKind
+    indexes: tuple[int, ...] = (1,)
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -66,14 +119,16 @@ class Scene:
     Parameters
     ----------
     id : unique name in a stack (file stem, product id)
-    path : what the user gave
-    layers : rasters with the bands
+    path : file (the first one where several belong together)
+    layers : rasters with the bands, finest first
     grid : grid of the pixels as stored (finest layer)
     date : acquisition time, UTC, None where unknown
     sensor : profile name of :mod:`changedet.sensors`, ``generic`` where not recognised
-    scale, offset : reflectance (or power) = stored · scale + offset
+    scale, offset : reflectance (or power) = stored · scale + offset, where the layer says nothing else
     nodata : stored value that means no data, None where not declared
-    mask : path of the sidecar mask, None without one; ``mask_kind`` names its convention
+    decibel : stored values are dB (power = 10^(value / 10) after scale and offset)
+    masks : rasters that say which pixels may be used
+    group : scenes of one group may be compared (SAR: the same orbit, burst and pass; else the sensor)
     why : decision → reason, in words (date source, scale source, mask source, …)
     """
 
@@ -86,8 +141,8 @@ class Scene:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
-    mask: str | None = None
-    mask_kind: str | None = None
+    decibel: bool = False
+    masks: tuple[Mask, ...] = ()
     group: str = ""
     why: dict[str, str] = field(default_factory=dict)
     sha256: str | None = None
@@ -96,6 +151,21 @@ class Scene:
     def bands(self) -> tuple[str, ...]:
         """Band names in reading order."""
         return tuple(b for layer in self.layers for b in layer.bands)
+
+    @property
+    def mask(self) -> str | None:
+        """Path of the first mask, None without one."""
+        return self.masks[0].path if self.masks else None
+
+    @property
+    def mask_kind(self) -> str | None:
+        """Convention of the first mask, None without one."""
+        return self.masks[0].kind if self.masks else None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file the scene reads, without repeats, layers first."""
+        return tuple(dict.fromkeys([x.path for x in self.layers] + [m.path for m in self.masks]))
 
     @property
     def is_sar(self) -> bool:
