@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from collections import Counter
+from functools import cache
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -128,7 +129,13 @@ def record(**changes):
 
 
 def fake(rects=RECTANGLES, *, bands=("blue", "green", "red", "nir"), crs="EPSG:32652", sar=False, **changes):
-    """Findings and scenes as a run would leave them."""
+    """Findings and scenes as a run would leave them; no test may write into them."""
+    findings, stack = whole_run(rects, bands, crs, sar)
+    return findings.patch(**changes), stack
+
+
+@cache
+def whole_run(rects, bands, crs, sar):
     rng = np.random.default_rng(7)
     transform = Affine(10, 0, 634000, 0, -10, 4697000) if crs else Affine.identity()
     grid = Grid.make(crs, transform, SHAPE)
@@ -175,7 +182,7 @@ def fake(rects=RECTANGLES, *, bands=("blue", "green", "red", "nir"), crs="EPSG:3
         composite_after=image_of.isel(time=-1, drop=True),
         record=record(),
     )
-    return findings.patch(**changes), stack
+    return findings, stack
 
 
 class Page(HTMLParser):
@@ -592,6 +599,14 @@ def test_large_composites_are_capped():
     composite = attach(wide, grid, dims=("band", "y", "x"), coords={"band": ["red", "green", "blue"]})
     view = image.overview(composite, composite)
     assert view.factor == 3 and view.before.width == 1334 <= image.PICTURE_PX
+
+
+def test_a_picture_of_noise_is_kept_small():
+    noise = np.random.default_rng(0).integers(0, 256, (1600, 1600, 3), np.uint8)
+    picture = image.encode(noise)
+    assert picture.mime == "image/jpeg" and len(picture.data) <= 2_000_000
+    small = image.encode(noise[:64, :64])
+    assert small.mime == "image/png" and small.uri.startswith("data:image/png;base64,")
 
 
 def test_outlines_follow_the_grid():

@@ -138,9 +138,11 @@ def log_ratio(before: Array, after: Array, *, floor: float = 1e-4, offset: float
     def decibel(pair: tuple[Array, Array]) -> Array:
         a, b = (_at_least(band + offset, floor) for band in pair)
         # The logarithms are taken apart, so that exchanging the dates changes the sign and nothing else.
-        return np.asarray(np.log10(b) - np.log10(a))
+        return np.asarray(np.log(b) - np.log(a))
 
-    return _finished(_total(map(decibel, _pairs(before, after, np.float64))) * (10 / len(before)))
+    return _finished(
+        _total(map(decibel, _pairs(before, after, np.float64))) * (10 / np.log(10) / len(before))
+    )
 
 
 @_QUIET

@@ -26,10 +26,10 @@ Floats = npt.NDArray[np.float32]
 
 PICTURE_PX = 1600
 """Longest side of an overview picture."""
-CHIP_PX = 192
+CHIP_PX = 144
 """Longest side of a chip."""
-PNG_UP_TO_PX = 120_000
-"""Pictures of more pixels than this are JPEG; smaller ones keep every pixel as it is."""
+LOSSLESS_OVERVIEW_PX = 120_000
+"""An overview of no more pixels than this keeps every value."""
 FLOOR_POWER = 1e-4
 """Smallest SAR power shown, linear (−40 dB)."""
 
@@ -167,19 +167,38 @@ def paint(image: Floats, stretch: npt.NDArray[np.float64]) -> npt.NDArray[np.uin
     return np.ascontiguousarray(np.moveaxis(np.where(usable, color[:3], hatch), 0, -1))
 
 
-def encode(pixels: npt.NDArray[np.uint8]) -> Picture:
-    """Compress ``(y, x, 3)`` pixels: PNG for small pictures, JPEG for large ones."""
+def encode(
+    pixels: npt.NDArray[np.uint8], *, lossless_px: int = 64 * 64, most_bytes: int = 2_000_000
+) -> Picture:
+    """Compress ``(y, x, 3)`` pixels.
+
+    Parameters
+    ----------
+    pixels : display values
+    lossless_px : pictures of no more pixels than this are PNG and keep every value; larger ones are JPEG
+    most_bytes : the quality of a JPEG is lowered until it takes no more than this (the last step may)
+    """
     from PIL import Image
 
     height, width = pixels.shape[:2]
-    buffer = io.BytesIO()
     picture = Image.fromarray(pixels)
-    if height * width <= PNG_UP_TO_PX:
+    if height * width <= lossless_px:
         gray = bool((pixels == pixels[..., :1]).all())
-        (picture.convert("L") if gray else picture).save(buffer, "PNG", optimize=True)
-        return Picture(buffer.getvalue(), "image/png", width, height)
-    picture.save(buffer, "JPEG", quality=86, optimize=True, subsampling=0)
-    return Picture(buffer.getvalue(), "image/jpeg", width, height)
+        data = _saved(picture.convert("L") if gray else picture, "PNG", optimize=True)
+        return Picture(data, "image/png", width, height)
+    for quality in (86, 74, 60, 45, 30):
+        # No "optimize": Pillow then sizes its buffer too small for noisy pictures, and fails.
+        data = _saved(picture, "JPEG", quality=quality, subsampling=0)
+        if len(data) <= most_bytes:
+            break
+    return Picture(data, "image/jpeg", width, height)
+
+
+def _saved(picture: Any, form: str, **options: Any) -> bytes:
+    """Return the bytes of a picture in a format."""
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -205,7 +224,7 @@ def overview(before: xr.DataArray, after: xr.DataArray) -> Overview:
     factor = factor_for((before.sizes["y"], before.sizes["x"]), PICTURE_PX)
     images = [load(image, bands, factor) for image in (before, after)]
     stretch = limits(images)
-    pictures = [encode(paint(image, stretch)) for image in images]
+    pictures = [encode(paint(i, stretch), lossless_px=LOSSLESS_OVERVIEW_PX) for i in images]
     return Overview(pictures[0], pictures[1], factor, describe_bands(bands))
 
 
@@ -245,7 +264,8 @@ def undecided_picture(
     factor = factor_for(blind.shape, longest_px)
     part = shrink(blind.astype(np.float32), factor)
     tone = np.where(part > 0.5, np.float32(np.nan), np.float32(1))[np.newaxis]
-    return encode(paint(tone, np.array([[0.0, 1.05]]))), share
+    picture = encode(paint(tone, np.array([[0.0, 1.05]])), lossless_px=longest_px**2)
+    return picture, share
 
 
 def window_around(geometry: BaseGeometry, shape: tuple[int, int], *, least_px: int = 24) -> Window:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from changedet.blocks import Pixelwise, Reduction, Windowed, check_parameters
+from changedet.blocks import Pixelwise, Reduction, Windowed, check_parameters, sampled
 from changedet.errors import BandError, GridError, UnknownMethodError
 from changedet.grid import Grid
 from changedet.scenes import is_sar
@@ -31,16 +31,7 @@ from changedet.steps._difference import (
 OPTICAL_OFFSET = 0.02
 """Reflectance added before a logarithm: about that of water, where the plain ratio is mostly noise."""
 
-SAMPLE_PX = 1_000_000
-"""Pixels from which robust scales are estimated; a regular sample, the same for any chunking."""
-
 _CHANGE_VECTOR = Pixelwise(change_vector)
-
-
-def sampled(image: xr.DataArray, pixels: int = SAMPLE_PX) -> xr.DataArray:
-    """Take every n-th row and column so that about ``pixels`` remain; small images stay whole."""
-    step = max(int(np.sqrt(image.sizes["y"] * image.sizes["x"] / pixels)), 1)
-    return image.isel(y=slice(None, None, step), x=slice(None, None, step))
 
 
 def _valid_differences(before: Array, after: Array) -> Array:
