@@ -18,7 +18,10 @@ from typing import Any
 
 from changedet.errors import ChangedetError, MissingInputError, OutputPathError, UnreadableError, WriteError
 
-_SIDECARS = (".aux.xml", ".ovr", ".msk", "-journal", "-wal", "-shm")
+STAGE = ".stage"
+"""Ending of a plain raster that is written before its final form."""
+
+_SIDECARS = (STAGE, ".aux.xml", ".ovr", ".ovr.tmp", ".msk", "-journal", "-wal", "-shm")
 """Endings that GDAL and SQLite may add to the name of a file they write."""
 
 

@@ -6,8 +6,9 @@ decision is kept in ``Scene.why``. No pixel is read, except small samples where 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,24 @@ from changedet.io._aoi import touches
 from changedet.io._bands import split_names
 from changedet.io._collect import Inputs, collect
 from changedet.io._dates import parse_given, to_date
+from changedet.io._info import grids_of, groups_of, scene_info
 from changedet.io._names import natural
 from changedet.io._scenes import Asked, build_scene
 from changedet.scenes import Scene
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
+
+__all__ = [
+    "as_scenes",
+    "between",
+    "by_date",
+    "find_scenes",
+    "info",
+    "require_dates",
+    "scene_info",
+    "select",
+]
 
 Day = str | np.datetime64 | None
 
@@ -171,3 +184,57 @@ def require_dates(scenes: list[Scene]) -> None:
                 f"{other.path} and {scene.path} are both of {str(scene.date)[:19]}; wanted one scene a date; "
                 "leave one out, or say the times with --date NAME=YYYY-MM-DDTHH:MM:SS"
             )
+
+
+def info(
+    inputs: Inputs | Sequence[Scene],
+    *,
+    date: str | Iterable[str] | Mapping[str, str] | None = None,
+    band_names: str | Sequence[str] | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Describe scenes as ``info --json`` does.
+
+    Parameters
+    ----------
+    inputs : paths, or records of :func:`find_scenes`
+    date, band_names : where files do not say
+    tick : called with 1 after each scene
+
+    Returns
+    -------
+    dict with ``scenes`` (see :func:`scene_info`), ``grids`` and ``groups``
+
+    Raises
+    ------
+    ChangedetError
+        As :func:`find_scenes`.
+    """
+    scenes = as_scenes(inputs, date=date, band_names=band_names)
+    described = []
+    for scene in scenes:
+        described.append(scene_info(scene))
+        if tick is not None:
+            tick(1)
+    return {"scenes": described, "grids": grids_of(scenes), "groups": groups_of(scenes)}
+
+
+def as_scenes(
+    inputs: Any,
+    *,
+    date: str | Iterable[str] | Mapping[str, str] | None = None,
+    band_names: str | Sequence[str] | None = None,
+) -> list[Scene]:
+    """Return records as they are, and recognise paths.
+
+    Raises
+    ------
+    InputError
+        Paths and records are mixed.
+    """
+    items = [inputs] if isinstance(inputs, str | os.PathLike | Scene) else list(inputs)
+    records = [s for s in items if isinstance(s, Scene)]
+    paths = [s for s in items if not isinstance(s, Scene)]
+    if records and paths:
+        raise InputError("scenes mix paths and records; wanted one or the other")
+    return records or find_scenes(paths, date=date, band_names=band_names)

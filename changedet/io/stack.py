@@ -20,7 +20,7 @@ from changedet.io._collect import Inputs
 from changedet.io._read import SceneReader
 from changedet.io._scale import agree
 from changedet.io.files import sha256
-from changedet.io.products import Day, between, by_date, find_scenes, require_dates, select
+from changedet.io.products import Day, as_scenes, between, by_date, find_scenes, require_dates, select
 from changedet.scenes import Scene, make_stack
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def open_stack(
     DateError, BandError, GridError, CRSError, AOIError, TooFewScenesError, InputError
         The scenes do not fit together or the request does not fit the scenes.
     """
-    found = _scenes(scenes, date=date, band_names=band_names)
+    found = as_scenes(scenes, date=date, band_names=band_names)
     if since is not None or until is not None:
         found = between(found, since, until)
     if not found:
@@ -83,16 +83,6 @@ def open_stack(
         _require_same_grid(found, grid)
     window = aoi_window(aoi, grid, crs=aoi_crs) if aoi is not None else _whole(grid)
     return _stack(StackReader(tuple(found), names, grid, window), chunk_px)
-
-
-def _scenes(scenes: Any, *, date: Dates, band_names: Names) -> list[Scene]:
-    """Return records, recognising paths first."""
-    items = [scenes] if isinstance(scenes, str | os.PathLike | Scene) else list(scenes)
-    records = [s for s in items if isinstance(s, Scene)]
-    paths = [s for s in items if not isinstance(s, Scene)]
-    if records and paths:
-        raise InputError("scenes mix paths and records; wanted one or the other")
-    return records or find_scenes(paths, date=date, band_names=band_names)
 
 
 def _whole(grid: Grid) -> Window:
