@@ -262,6 +262,8 @@ def test_page_is_well_formed_and_accessible(whole):
     assert len(page.drawings) > 10
     assert all("aria-hidden" in a or (a.get("role") and a.get("aria-label")) for a in page.drawings)
     assert page.find("html")[0]["lang"] == "en"
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
 
 
 def test_page_loads_nothing(whole):
@@ -711,6 +713,8 @@ def test_figure_shows_outlines_and_legend():
     labels = [t.get_text() for t in axes.get_legend().get_texts()]
     assert labels == ["pier (2)", "platform (1)", "causeway (1)", "unknown (1)"]
     figure.savefig(io.BytesIO(), format="png", dpi=50)
+    priced = findings.patch(structures=findings.structures.assign(kind=r"$x^$"))
+    report.plot_findings(priced).savefig(io.BytesIO(), format="png", dpi=50)
     empty, _ = fake(())
     other = matplotlib.figure.Figure()
     assert report.plot_findings(empty, other.subplots()) is other

@@ -170,12 +170,11 @@ def title_of(site: Any) -> str:
     return str(title) if known(title) else ""
 
 
-def wrap(sentence: str, width: int = 90) -> list[str]:
-    """Break a sentence into lines for a figure."""
-    from textwrap import wrap as lines_of
+def figure_text(sentence: str, width: int = 90) -> str:
+    """Break a sentence into lines for a figure, where a bare dollar would start mathematics."""
+    from textwrap import wrap
 
-    # A dollar would start mathematics in a figure's title.
-    return lines_of(sentence.replace("$", r"\$"), width)
+    return "\n".join(wrap(sentence.replace("$", r"\$"), width))
 
 
 def listing(parts: Sequence[str]) -> str:

@@ -128,7 +128,7 @@ def plot_findings(findings: Findings, ax: Axes | None = None) -> Figure:
     for row, geometry in zip(records, frame.geometry if records else [], strict=True):
         _plot_outline(axes, row, draw.to_pixels(geometry, grid))
     axes.set(xlim=(0, columns), ylim=(rows, 0), xlabel="column (px)", ylabel="row (px)")
-    axes.set_title("\n".join(text.wrap(headline(findings))), fontsize="medium", loc="left")
+    axes.set_title(text.figure_text(headline(findings)), fontsize="medium", loc="left")
     _plot_legend(axes, page.legend(records))
     figure: Figure = axes.figure
     if own:
@@ -157,7 +157,7 @@ def _plot_legend(axes: Any, entries: list[dict[str, Any]]) -> None:
             [],
             color=e["look"].color,
             linestyle="--" if e["look"].dashed else "-",
-            label=f"{e['kind']} ({e['count']})",
+            label=text.figure_text(f"{e['kind']} ({e['count']})"),
         )
         for e in entries
     ]
