@@ -108,7 +108,8 @@ def simulate(settings: SceneSettings | None = None) -> Simulation:
     settings = settings or SceneSettings()
     ground, weather = terrain(settings), _weather.days(settings)
     dates = np.array([day.date for day in weather], dtype="datetime64[ns]")
-    works = programme(settings, ground, dates)
+    good = np.array([not day.frozen and day.snow < 0.3 and day.cloud < 0.4 for day in weather])
+    works = programme(settings, ground, dates, good)
     passing = _traffic.traffic(settings, ground, weather, works)
     bank = _bank(settings, ground)
     shots = [_shoot(settings, ground, bank, day, works, passing) for day in weather]

@@ -20,7 +20,7 @@ Layout = Literal["tumen", "random"]
 # multi-temporal geolocation is about 5 m; PlanetScope and half-metre ortho scenes disagree by half a pixel to
 # several pixels before co-registration, of which this keeps the sub-pixel part.
 _PRESETS: dict[str, dict[str, Any]] = {
-    "submetre": {"gsd_m": 0.6, "shape_px": (720, 720), "n_dates": 12, "psf_fwhm_px": 1.4,
+    "submetre": {"gsd_m": 0.6, "shape_px": (720, 720), "n_dates": 16, "psf_fwhm_px": 1.4,
                  "read_noise": 0.002, "shot_noise": 4e-5, "jitter_px": 0.5,
                  "river_width_m": (90.0, 170.0), "view_zenith_deg": 22.0},
     "planet": {"gsd_m": 3.0, "shape_px": (400, 400), "n_dates": 24, "psf_fwhm_px": 1.5,

@@ -75,7 +75,21 @@ def _land(
     out += (white[:, None, None] * bright - out) * snow
     dark = shaded(ground.height_m, day.sun_elevation_deg, day.sun_azimuth_deg, settings.gsd_m)
     lost = (1 - spectrum("skylight", settings.bands))[:, None, None] * np.float32(0.85)
-    return out * (1 - lost * dark), snow
+    return _leaning(settings, ground, day, out * (1 - lost * dark)), snow
+
+
+def _leaning(settings: SceneSettings, ground: Terrain, day: Day, land: Array) -> Array:
+    """Crowns and roofs leaned away from nadir, where that is a pixel or more."""
+    reach = np.tan(np.deg2rad(day.view_zenith_deg)) / settings.gsd_m
+    azimuth = np.deg2rad(day.view_azimuth_deg)
+    out = land
+    for low, high in ((0.5, 5.5), (5.5, 8.0), (8.0, 99.0)):
+        stands = (ground.height_m > low) & (ground.height_m <= high)
+        rise = float(ground.height_m[stands].mean()) * reach if stands.any() else 0.0
+        move = (round(rise * np.cos(azimuth)), round(-rise * np.sin(azimuth)))
+        if any(move):
+            out = np.where(np.roll(stands, move, (0, 1)), np.roll(land, move, (1, 2)), out)
+    return out
 
 
 def _labels(settings: SceneSettings, ground: Terrain, day: Day, lag_d: float) -> Array:

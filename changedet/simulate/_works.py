@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,14 @@ class _Spec:
     turn_deg: float = 0.0
 
 
-def programme(settings: SceneSettings, ground: Terrain, dates: Dates) -> tuple[Structure, ...]:
-    """Every structure of a scene, in order of start; empty where nothing is built."""
+def programme(
+    settings: SceneSettings, ground: Terrain, dates: Dates, good: NDArray[np.bool_]
+) -> tuple[Structure, ...]:
+    """Every structure of a scene, in order of start; empty where nothing is built.
+
+    The programme is paced so that most structures are followed by three `good` scenes (open water, little
+    cloud); about one in ten comes so late that only three scenes of any kind follow.
+    """
     if not settings.build:
         return ()
     rng = stream(settings.seed, "works")
@@ -78,8 +84,23 @@ def programme(settings: SceneSettings, ground: Terrain, dates: Dates) -> tuple[S
         if settings.layout == "tumen"
         else _random(settings, ground, banks, rng)
     )
-    chosen = _fit(settings, ground, sorted(specs, key=lambda spec: spec.when))
+    chosen = _fit(settings, ground, _paced(rng, sorted(specs, key=lambda spec: spec.when), good))
     return tuple(_dated(rng, dates, number, spec) for number, spec in enumerate(chosen, 1))
+
+
+def _paced(rng: np.random.Generator, specs: list[_Spec], good: NDArray[np.bool_]) -> list[_Spec]:
+    """Squeeze the later starts so that the last is in time, and let a few be late after all."""
+    last, third = good.size - 1, np.nonzero(good)[0][-3:]
+    limit = min((float(third[0]) if third.size == 3 else last / 2) - 0.4, last - 2.4) / last
+    latest, floor = max(spec.when for spec in specs), 0.4
+    squeeze = min((max(limit, floor + 0.1) - floor) / max(latest - floor, 1e-6), 1.0)
+    out = []
+    for spec in specs:
+        when = floor + (spec.when - floor) * squeeze if spec.when > floor else spec.when
+        late = spec.lasts is None and spec.when > 0.6 and rng.random() < 0.1
+        when = float(rng.uniform(max(limit, floor), 0.98)) if late else when
+        out.append(replace(spec, when=when))
+    return sorted(out, key=lambda spec: spec.when)
 
 
 def bank_positions(ground: Terrain) -> tuple[float, float]:
