@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -263,7 +264,7 @@ def test_page_is_well_formed_and_accessible(whole):
     assert all("aria-hidden" in a or (a.get("role") and a.get("aria-label")) for a in page.drawings)
     assert page.find("html")[0]["lang"] == "en"
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and all(b <= a + 1 for a, b in pairwise(levels))
 
 
 def test_page_loads_nothing(whole):
