@@ -7,8 +7,8 @@ import re
 import zipfile
 from collections import Counter
 from functools import cache
-from itertools import pairwise
 from html.parser import HTMLParser
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import geopandas as gpd
