@@ -86,9 +86,12 @@ def test_cog_bands_words_and_tags(tmp_path: Path) -> None:
     two = xr.concat([image("uint8", (20, 30)), image("uint8", (20, 30))], dim="band")
     two = two.assign_coords(band=["red", "nir"])
     path = write_cog(
-        tmp_path / "change é x.tif", two, nodata=255, category_names={0: "unchanged", 1: "changed"},
+        tmp_path / "change é x.tif",
+        two,
+        nodata=255,
+        category_names={0: "unchanged", 1: "changed"},
         tags={"METHOD": "cva"},
-    )  # fmt: skip
+    )
     header = read_header(path)
     assert header.names == ("red", "nir")
     assert header.tags["CATEGORY_1"] == "changed"
@@ -123,7 +126,9 @@ def test_cog_from_dask_is_computed_in_strips(tmp_path: Path) -> None:
         return whole.values[window]
 
     lazy = attach(
-        from_reader(read, whole.shape, dtype=np.float32, chunk_px=100, token="strips"), Grid.of(whole), name="m"
+        from_reader(read, whole.shape, dtype=np.float32, chunk_px=100, token="strips"),
+        Grid.of(whole),
+        name="m",
     )
     path = write_cog(tmp_path / "lazy.tif", lazy)
     np.testing.assert_array_equal(read_window(layer(path))[0], whole.values)
@@ -210,14 +215,26 @@ def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
 
 def test_json_is_strict(tmp_path: Path) -> None:
     value = {
-        "nan": float("nan"), "inf": np.float32(np.inf), "day": np.datetime64("2024-01-02"),
-        "nat": np.datetime64("NaT"), "array": np.arange(2), "path": Path("a"), "flag": np.bool_(True), 3: (1, None),
-    }  # fmt: skip
+        "nan": float("nan"),
+        "inf": np.float32(np.inf),
+        "day": np.datetime64("2024-01-02"),
+        "nat": np.datetime64("NaT"),
+        "array": np.arange(2),
+        "path": Path("a"),
+        "flag": np.bool_(True),
+        3: (1, None),
+    }
     text = write_json(tmp_path / "a.json", value).read_text()
     assert json.loads(text) == {
-        "nan": None, "inf": None, "day": "2024-01-02", "nat": None, "array": [0, 1], "path": "a", "flag": True,
+        "nan": None,
+        "inf": None,
+        "day": "2024-01-02",
+        "nat": None,
+        "array": [0, 1],
+        "path": "a",
+        "flag": True,
         "3": [1, None],
-    }  # fmt: skip
+    }
     assert strict({1}) == [1]
 
 
@@ -293,18 +310,31 @@ def test_numbers_that_are_no_measurements(tmp_path: Path) -> None:
 
 
 def test_gray_ramp_is_a_picture(tmp_path: Path) -> None:
-    path = write(tmp_path / "gray.bmp", np.arange(16, dtype="uint8").reshape(1, 4, 4), driver="BMP", crs=None,
-                 transform=None)  # fmt: skip
+    path = write(
+        tmp_path / "gray.bmp",
+        np.arange(16, dtype="uint8").reshape(1, 4, 4),
+        driver="BMP",
+        crs=None,
+        transform=None,
+    )
     assert read_header(path).count == 1
     assert read_window(layer(path))[0].ravel().tolist() == list(range(16))
 
 
 def test_half_a_reference_is_refused(tmp_path: Path) -> None:
-    points = [GroundControlPoint(r, c, 130 + c / 100, 42 - r / 100) for r, c in ((0, 0), (0, 4), (4, 0), (4, 4))]
+    corners = ((0, 0), (0, 4), (4, 0), (4, 4))
+    points = [GroundControlPoint(r, c, 130 + c / 100, 42 - r / 100) for r, c in corners]
     with rasterio.open(
-        tmp_path / "gcp.tif", "w", driver="GTiff", count=1, height=4, width=4, dtype="uint8", gcps=points,
+        tmp_path / "gcp.tif",
+        "w",
+        driver="GTiff",
+        count=1,
+        height=4,
+        width=4,
+        dtype="uint8",
+        gcps=points,
         crs="EPSG:4326",
-    ) as dataset:  # fmt: skip
+    ) as dataset:
         dataset.write(np.ones((1, 4, 4), "uint8"))
     with pytest.raises(GridError, match="ground control points"):
         read_header(tmp_path / "gcp.tif")
@@ -319,10 +349,17 @@ def test_half_a_reference_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "/vsicurl/http://example.org/a.tif", "/vsizip/a.zip/b.tif", "/vsimem/x.tif", "http://example.org/a.tif",
-        "s3://bucket/a.tif", "GTIFF_DIR:1:a.tif", "NETCDF:a.nc:b", "<VRTDataset/>", "a//vsicurl/b.tif",
+        "/vsicurl/http://example.org/a.tif",
+        "/vsizip/a.zip/b.tif",
+        "/vsimem/x.tif",
+        "http://example.org/a.tif",
+        "s3://bucket/a.tif",
+        "GTIFF_DIR:1:a.tif",
+        "NETCDF:a.nc:b",
+        "<VRTDataset/>",
+        "a//vsicurl/b.tif",
     ],
-)  # fmt: skip
+)
 def test_virtual_paths_are_refused(text: str) -> None:
     with pytest.raises(UnsafePathError) as caught:
         read_header(text)
@@ -347,7 +384,13 @@ def test_vrt_beside_its_source_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["../a.tif", "/etc/passwd", "/vsicurl/http://example.org/a.tif", "https://example.org/a.tif", "sub/../../a.tif"],
+    [
+        "../a.tif",
+        "/etc/passwd",
+        "/vsicurl/http://example.org/a.tif",
+        "https://example.org/a.tif",
+        "sub/../../a.tif",
+    ],
 )
 def test_vrt_that_points_elsewhere_is_refused(tmp_path: Path, source: str) -> None:
     folder = tmp_path / "in"

@@ -78,7 +78,8 @@ def test_geojson_empty_and_missing_geometry(tmp_path: Path) -> None:
     empty = write_geojson(tmp_path / "none.geojson", frame().iloc[:0])
     assert json.loads(empty.read_text()) == {"type": "FeatureCollection", "features": []}
     one = frame().iloc[:1].set_geometry([None], crs="EPSG:32652")
-    assert json.loads(write_geojson(tmp_path / "n.geojson", one).read_text())["features"][0]["geometry"] is None
+    (feature,) = json.loads(write_geojson(tmp_path / "n.geojson", one).read_text())["features"]
+    assert feature["geometry"] is None
 
 
 def test_geojson_cuts_at_the_antimeridian(tmp_path: Path) -> None:
@@ -115,9 +116,9 @@ def test_gpkg_layers_tables_styles(tmp_path: Path, crs: str | None) -> None:
         assert back.crs == crs
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("pragma integrity_check").fetchone() == ("ok",)
-        (srs,) = database.execute("select srs_id from gpkg_contents where table_name = 'structures'").fetchone()
+        srs = dict(database.execute("select table_name, srs_id from gpkg_contents").fetchall())
         style = database.execute("select f_table_name, styleQML, useAsDefault from layer_styles").fetchall()
-    assert srs == (32652 if crs else -1)
+    assert srs["structures"] == (32652 if crs else -1)
     assert style == [("structures", "<qgis/>", 1)]
 
 

@@ -48,10 +48,11 @@ def collect(inputs: Inputs) -> dict[Key, Group]:
     files = _files(inputs)
     groups: dict[Key, Group] = {}
     masks: dict[Key, list[Name]] = {}
+    skipped: list[Name] = []
     for path, named in files.items():
         name = read_name(path)
         if not named and sensor_of_name(path).skips(name.stem):
-            groups.setdefault(name.key, Group()).skipped.append(path.name)
+            skipped.append(name)
         elif name.mask is not None:
             masks.setdefault(name.key, []).append(name)
         else:
@@ -61,8 +62,11 @@ def collect(inputs: Inputs) -> dict[Key, Group]:
         # a mask that was named itself, without an image to go with it, is meant as an image
         alone = not group.images and all(files[n.path] for n in found)
         (group.images if alone else group.masks).extend(found)
+    groups = {key: group for key, group in groups.items() if group.images}
     _add_sidecars(groups)
-    return {key: group for key, group in groups.items() if group.images}
+    for (folder, stem), group in groups.items():
+        group.skipped = [n.path.name for n in skipped if n.key[0] == folder and n.stem.startswith(stem)]
+    return groups
 
 
 def sensor_of_name(path: Path, said: str = "") -> Sensor:

@@ -104,9 +104,12 @@ def _grown(window: Window) -> Window:
 
 
 def _inside(flags: Flags, spread: bool) -> Flags:
-    """Turn what lies outside the source into NODATA, and spread the flags by a pixel where asked."""
-    out = np.where(flags == _OUTSIDE, np.uint8(Quality.NODATA), flags)
-    return _warp.dilate(out) if spread else out
+    """Turn what lies outside the source into NODATA, and spread the flags inside by a pixel where asked."""
+    outside = flags == _OUTSIDE
+    out = np.where(outside, np.uint8(0), flags)
+    if spread:
+        out = _warp.dilate(out)
+    return np.where(outside, out | np.uint8(Quality.NODATA), out).astype(np.uint8)
 
 
 def physical(stored: npt.NDArray[Any], layer: Layer, scene: Scene) -> tuple[Floats, Flags]:

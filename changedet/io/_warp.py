@@ -168,7 +168,8 @@ def _nearest(
     """Return indexes (in the span) of the nearest source pixels, and where the position is inside."""
     out, inside = [], np.ones((1, 1), bool)
     for values, size, part in zip((where.rows, where.columns), shape, span, strict=True):
-        good = (values >= -0.5 - TOLERANCE_PX) & (values <= size - 0.5 + TOLERANCE_PX)
+        # a center on the very edge is half outside: it counts as outside, whatever the rounding
+        good = (values >= -0.5 + TOLERANCE_PX) & (values <= size - 0.5 - TOLERANCE_PX)
         safe = np.where(good, values, part.start)
         index = np.clip(np.floor(safe + 0.5), part.start, part.stop - 1) - part.start
         out.append(index.astype(np.intp))

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from changedet.errors import CRSError, GridError, InputError, UnreadableError
+from changedet.errors import (
+    CRSError,
+    GridError,
+    InputError,
+    MissingInputError,
+    UnreadableError,
+    VanishedInputError,
+)
 from changedet.grid import Grid, Window
 from changedet.io._cog import Compress, Profile, cog_writer, write_cog
 from changedet.io._gdal import DRIVERS, gdal_env, opened, refuse_truncated
@@ -147,6 +156,17 @@ def _wavelength(tags: dict[str, str]) -> float | None:
     return value / 1000 if unit.startswith("nano") or value > 100 else value
 
 
+@contextmanager
+def _still_there(path: str) -> Iterator[None]:
+    """Turn "missing" into "went away": a layer was there when its scene was recognised."""
+    try:
+        yield
+    except MissingInputError as error:
+        raise VanishedInputError(
+            f"{path} was there when the work began and is gone; put it back and run again"
+        ) from error
+
+
 def read_window(
     layer: Any,
     window: Window | None = None,
@@ -175,7 +195,7 @@ def read_window(
     from rasterio.windows import Window as RasterioWindow
 
     wanted = layer.indexes if indexes is None else indexes
-    with opened(layer.path) as dataset:
+    with _still_there(layer.path), opened(layer.path) as dataset:
         part = None if window is None else RasterioWindow.from_slices(*window)
         if tuple(wanted) == (0,):
             return np.asarray(dataset.dataset_mask(window=part, out_shape=out_shape))[None]
