@@ -175,13 +175,16 @@ def tree(states: list[Any], combine: Callable[[Any, Any], Any]) -> Any:
     return states[0]
 
 
-def label_array(mask: Array, connectivity: int) -> tuple[npt.NDArray[np.int32], int]:
+def label_array(
+    mask: Array, connectivity: int, seeds: Array | None = None
+) -> tuple[npt.NDArray[np.int32], int]:
     """Number the connected parts of a mask in raster order of their first pixels.
 
     Parameters
     ----------
     mask : (y, x) bool array
     connectivity : 4 or 8
+    seeds : (y, x) bool array; parts without a seed are dropped; None keeps all
 
     Returns
     -------
@@ -189,9 +192,30 @@ def label_array(mask: Array, connectivity: int) -> tuple[npt.NDArray[np.int32], 
     """
     from scipy import ndimage
 
-    structure = np.ones((3, 3)) if connectivity == 8 else None
-    labels, number = ndimage.label(mask, structure)
-    return labels.astype(np.int32, copy=False), int(number)
+    labels = np.empty(mask.shape, np.int32)
+    number = int(ndimage.label(mask, np.ones((3, 3)) if connectivity == 8 else None, output=labels))
+    if seeds is None or number == 0:
+        return labels, number
+    keep = np.zeros(number + 1, bool)
+    keep[labels[seeds]] = True
+    keep[0] = False
+    return renumber(labels, keep)
+
+
+def renumber(labels: npt.NDArray[np.int32], keep: Array) -> tuple[npt.NDArray[np.int32], int]:
+    """Keep some labels and number them from 1 in their order; works in place, in pieces that fit the cache.
+
+    Parameters
+    ----------
+    labels : (y, x) int32 array, changed
+    keep : (n + 1,) bool array; the first, the background's, must be False
+    """
+    table = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    flat = labels.reshape(-1)
+    for start in range(0, flat.size, STRIP_BYTES // 4):
+        piece = flat[start : start + STRIP_BYTES // 4]
+        piece[:] = table[piece]
+    return labels, int(table.max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -201,26 +225,30 @@ class LabelSummary:
     Parameters
     ----------
     first : (n, 2) rows and columns, in the whole image, of the first pixel of each label
+    seeded : (n,) True where the label holds a seed
     top, bottom, left, right : labels along the block's sides
     """
 
     first: Array
+    seeded: Array
     top: Array
     bottom: Array
     left: Array
     right: Array
 
 
-def summarize_labels(labels: Array, corner: tuple[int, int]) -> LabelSummary:
+def summarize_labels(labels: Array, seeds: Array | None, corner: tuple[int, int]) -> LabelSummary:
     """Summarise a block of labels whose first pixel is at ``corner`` (row, column) of the image."""
     flat = labels.ravel()
     found = np.flatnonzero(flat)
     values, at = np.unique(flat[found], return_index=True)
     position = np.stack(np.unravel_index(found[at], labels.shape), axis=1) + np.asarray(corner)
-    if not np.array_equal(values, np.arange(1, values.size + 1)):
-        raise RuntimeError("block labels are not numbered in raster order")
+    seeded = np.full(values.size, seeds is None)
+    if seeds is not None:
+        inside = labels[seeds]
+        seeded[inside[inside > 0] - 1] = True
     sides = (labels[0], labels[-1], labels[:, 0], labels[:, -1])
-    return LabelSummary(position, *(np.array(side) for side in sides))
+    return LabelSummary(position, seeded, *(np.array(side) for side in sides))
 
 
 def merge_labels(summaries: list[list[LabelSummary]], connectivity: int) -> list[list[Array]]:
@@ -244,12 +272,17 @@ def merge_labels(summaries: list[list[LabelSummary]], connectivity: int) -> list
     total = int(counts.sum())
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(total, total))
     number, component = connected_components(links, directed=False) if total else (0, np.empty(0, int))
-    first = np.concatenate([s.first for row in summaries for s in row])
+    first, seeded = (
+        np.concatenate([getattr(s, name) for row in summaries for s in row]) for name in ("first", "seeded")
+    )
     order = np.lexsort((first[:, 1], first[:, 0]))
     leader = np.full(number, total)
     np.minimum.at(leader, component[order], np.arange(total))
-    rank = np.empty(number, np.int32)
-    rank[np.argsort(leader)] = np.arange(1, number + 1)
+    keep = np.zeros(number, bool)
+    keep[component[seeded]] = True
+    rank = np.zeros(number, np.int32)
+    kept = np.flatnonzero(keep)
+    rank[kept[np.argsort(leader[kept])]] = np.arange(1, kept.size + 1)
     table = rank[component] if total else np.empty(0, np.int32)
     return [
         [np.concatenate([np.zeros(1, np.int32), table[b : b + n]]) for b, n in zip(*row, strict=True)]

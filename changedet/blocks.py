@@ -52,8 +52,12 @@ __all__ = [
     "label",
     "map_tiles",
     "parameters",
+    "sampled",
     "windows",
 ]
+
+SAMPLE_PX = 1_000_000
+"""Pixels from which robust quantiles are estimated."""
 
 STORAGE_ATTRS = ("scale_factor", "add_offset", "_FillValue", "missing_value", "nodata", "valid_range")
 """Attributes that say how an input was stored; a computed result must not inherit them."""
@@ -69,6 +73,12 @@ def chunked_like(image: xr.DataArray, template: xr.DataArray) -> xr.DataArray:
     if not is_lazy(template):
         return image
     return image.chunk({d: template.chunksizes[d] for d in ("y", "x") if d in template.chunksizes})
+
+
+def sampled(image: xr.DataArray, pixels: int = SAMPLE_PX) -> xr.DataArray:
+    """Take every n-th row and column so that about ``pixels`` remain; the same for any chunking."""
+    step = max(int(np.sqrt(image.sizes["y"] * image.sizes["x"] / pixels)), 1)
+    return image.isel(y=slice(None, None, step), x=slice(None, None, step))
 
 
 def from_reader(
@@ -303,27 +313,26 @@ class Reduction:
     chunk : ``(*blocks, **params)`` of ``(band, y, x)`` arrays → state of one block
     combine : merges two states; associative
     finalise : total state → array
-    dims : dimensions of the result; the size of each is the images' own, or the integer tuning value of
-        that name
+    dims : dimensions of the result: a name where the size is the images' own, else (name, size)
     """
 
     chunk: Callable[..., Any]
     combine: Callable[[Any, Any], Any]
     finalise: Callable[[Any], Any]
-    dims: tuple[str, ...] = ()
+    dims: tuple[str | tuple[str, int], ...] = ()
 
     def __call__(self, *images: xr.DataArray, **params: Any) -> xr.DataArray:
         """Reduce labelled images; a tuning value may be another reduction's (lazy) result."""
         core = _aligned(images)
         arrays = [three_d(i.transpose(*c).data) for i, c in zip(images, core, strict=True)]
         values = {k: v.data if isinstance(v, xr.DataArray) else v for k, v in params.items()}
-        coords = {d: images[0].coords[d] for d in self.dims if d in images[0].coords}
+        dims = dict((d, images[0].sizes[d]) if isinstance(d, str) else d for d in self.dims)
+        coords = {d: images[0].coords[d] for d in dims if d in images[0].coords}
         if any(hasattr(a, "dask") for a in arrays):
-            sizes = dict(params) | {str(d): n for d, n in images[0].sizes.items()}
-            data = self._lazy(arrays, values, tuple(int(sizes[d]) for d in self.dims))
+            data = self._lazy(arrays, values, tuple(int(n) for n in dims.values()))
         else:
             data = _array(self.finalise, self._total(arrays, values))
-        return xr.DataArray(data, dims=self.dims, coords=coords)
+        return xr.DataArray(data, dims=list(dims), coords=coords)
 
     def _total(self, arrays: list[Array], params: dict[str, Any]) -> Any:
         """Reduce strip by strip."""
@@ -355,13 +364,16 @@ def _array(finalise: Callable[[Any], Any], total: Any) -> Array:
     return np.asarray(finalise(total), np.float64)
 
 
-def label(mask: xr.DataArray, connectivity: int = 8) -> tuple[xr.DataArray, Any]:
+def label(
+    mask: xr.DataArray, connectivity: int = 8, *, seeds: xr.DataArray | None = None
+) -> tuple[xr.DataArray, Any]:
     """Number the connected parts of a mask, across chunks, in raster order of their first pixels.
 
     Parameters
     ----------
     mask : (y, x) bool, True inside
     connectivity : 4 (sides) or 8 (sides and corners)
+    seeds : (y, x) bool; parts that hold no seed are dropped; None keeps all
 
     Returns
     -------
@@ -376,40 +388,41 @@ def label(mask: xr.DataArray, connectivity: int = 8) -> tuple[xr.DataArray, Any]
     if connectivity not in (4, 8):
         raise SettingError(f"connectivity {connectivity}; wanted 4 (sides) or 8 (sides and corners)")
     mask = mask.transpose("y", "x")
+    marks = None if seeds is None else chunked_like(seeds.transpose("y", "x"), mask).data
     if not is_lazy(mask):
-        labels, number = label_array(mask.values, connectivity)
+        labels, number = label_array(mask.values, connectivity, None if marks is None else np.asarray(marks))
         return mask.copy(data=labels), number
-    labels, number = _label_lazy(mask.data, connectivity)
+    labels, number = _label_lazy(mask.data, marks, connectivity)
     return mask.copy(data=labels), xr.DataArray(number)
 
 
-def _label_lazy(mask: Any, connectivity: int) -> tuple[Any, Any]:
+def _label_lazy(mask: Any, seeds: Any, connectivity: int) -> tuple[Any, Any]:
     """Label block by block, join the blocks across their borders, renumber."""
     import dask
     import dask.array as da
 
     pure = partial(dask.delayed, pure=True)
-    local = da.map_blocks(partial(_label_block, connectivity), mask, dtype=np.int32)
-    blocks = local.to_delayed(optimize_graph=False)
-    corners = [np.concatenate([[0], np.cumsum(c)[:-1]]) for c in mask.chunks]
-    summaries = [
-        [pure(summarize_labels)(b, (int(y), int(x))) for b, x in zip(row, corners[1], strict=True)]
-        for row, y in zip(blocks, corners[0], strict=True)
-    ]
-    tables = pure(merge_labels)(summaries, connectivity)
-    apply = pure(_relabel)
-    renumbered = [
+    blocks = da.map_blocks(_label_block, mask, connectivity, dtype=np.int32).to_delayed(optimize_graph=False)
+    marks = np.full(blocks.shape, None) if seeds is None else seeds.to_delayed(optimize_graph=False)
+    ys, xs = (np.concatenate([[0], np.cumsum(c)[:-1]]).tolist() for c in mask.chunks)
+    count_i, count_j = map(range, blocks.shape)
+    tables = pure(merge_labels)(
         [
-            da.from_delayed(apply(b, tables, i, j), (h, w), dtype=np.int32)
-            for j, (b, w) in enumerate(zip(row, mask.chunks[1], strict=True))
-        ]
-        for i, (row, h) in enumerate(zip(blocks, mask.chunks[0], strict=True))
-    ]
+            [pure(summarize_labels)(blocks[i, j], marks[i, j], (ys[i], xs[j])) for j in count_j]
+            for i in count_i
+        ],
+        connectivity,
+    )
+
+    def renumbered(i: int, j: int) -> Any:
+        shape = (mask.chunks[0][i], mask.chunks[1][j])
+        return da.from_delayed(pure(_relabel)(blocks[i, j], tables, i, j), shape, dtype=np.int32)
+
     number = da.from_delayed(pure(_number)(tables), (), dtype=np.int64)
-    return da.block(renumbered), number
+    return da.block([[renumbered(i, j) for j in count_j] for i in count_i]), number
 
 
-def _label_block(connectivity: int, mask: Array) -> Array:
+def _label_block(mask: Array, connectivity: int) -> Array:
     """Label one block by itself."""
     return label_array(mask, connectivity)[0]
 

@@ -64,11 +64,11 @@ def imports(tree):
 def of_changedet(name):
     """Return the module parts of an imported name below changedet, or None for the package itself."""
     parts = name.split(".")[1:]
-    while parts and not (
-        (ROOT.joinpath(*parts)).is_dir() or ROOT.joinpath(*parts).with_suffix(".py").is_file()
-    ):
-        parts = parts[:-1]
-    return tuple(parts) or None
+    for n in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:n])
+        if path.is_dir() or path.with_suffix(".py").is_file():
+            return tuple(parts[:n])
+    return None if parts in ([], ["__version__"]) else tuple(parts[:1])
 
 
 def is_sibling(path, target):

@@ -22,6 +22,7 @@ from changedet.blocks import (
     label,
     map_tiles,
     parameters,
+    sampled,
     windows,
 )
 from changedet.errors import GridError, InputError, SettingError, UnknownSettingError
@@ -188,6 +189,11 @@ def test_chunked_like_follows_the_template():
     assert chunked_like(template, template.chunk(y=2)).chunks == ((2, 2), (6,))
 
 
+def test_large_images_are_sampled_regularly():
+    large = xr.DataArray(np.arange(100.0).reshape(10, 10), dims=("y", "x"))
+    assert sampled(large, 25).shape == (5, 5) and sampled(large, 100).shape == (10, 10)
+
+
 # --- Reduction ---------------------------------------------------------------------------------------------
 
 
@@ -199,19 +205,12 @@ def count(block, *, edges=(-1.0, 0.0, 1.0)):
 @given(y=st.integers(1, 9), x=st.integers(1, 7))
 def test_counts_do_not_depend_on_chunks(y, x):
     whole = image(2, 9, 7)
-    counts = Reduction(count, np.add, np.asarray, dims=("bins",))
+    counts = Reduction(count, np.add, np.asarray, dims=(("bin", 2),))
     with dask.config.set(scheduler=refuse):
-        lazy, again = (
-            Reduction(sized_count, np.add, np.asarray, dims=("bins",))(whole.chunk(y=y, x=x), bins=2)
-            for _ in range(2)
-        )
+        lazy, again = (counts(whole.chunk(y=y, x=x)) for _ in range(2))
     assert lazy.shape == (2,) and lazy.data.name == again.data.name
     np.testing.assert_array_equal(lazy.compute(), counts(whole))
     assert counts(whole).dtype == np.float64
-
-
-def sized_count(block, *, bins=2):
-    return count(block)
 
 
 def test_reduction_in_strips_and_with_a_lazy_tuning_value(monkeypatch):
@@ -265,6 +264,27 @@ def test_labels_are_global_and_in_raster_order(seed, shape, chunk, density, conn
     assert is_lazy(lazy) and lazy.dtype == np.int32
     np.testing.assert_array_equal(lazy.compute(scheduler="sync"), labels)
     assert int(lazy_number) == n
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    chunk=st.tuples(st.integers(1, 12), st.integers(1, 9)),
+    density=st.floats(0, 0.1),
+    connectivity=st.sampled_from([4, 8]),
+)
+def test_parts_without_a_seed_are_dropped(seed, chunk, density, connectivity):
+    rng = np.random.default_rng(seed)
+    mask, seeds = (xr.DataArray(rng.random((12, 9)) < share, dims=("y", "x")) for share in (0.4, density))
+    labels, number = label(mask, connectivity, seeds=seeds)
+    every, _ = label(mask, connectivity)
+    marked = np.setdiff1d(every.values[seeds.values], [0])
+    np.testing.assert_array_equal(labels > 0, np.isin(every, marked))
+    assert number == marked.size and set(np.unique(labels)) - {0} == set(range(1, number + 1))
+    with dask.config.set(scheduler=refuse):
+        lazy, lazy_number = label(mask.chunk(y=chunk[0], x=chunk[1]), connectivity, seeds=seeds)
+    np.testing.assert_array_equal(lazy.compute(scheduler="sync"), labels)
+    assert int(lazy_number) == number
 
 
 def test_label_of_chunks_has_one_name_and_refuses_other_connectivity():

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from changedet.blocks import parameters
+from changedet.errors import DegenerateError
 from changedet.grid import Grid, attach
 from changedet.steps import difference as difference_step
+from changedet.steps import threshold as threshold_step
 
 GRID = Grid.make("EPSG:32652", Affine(10, 0, 500_000, 0, -10, 4_800_000), (6, 8))
 PAIRS = arrays(np.float64, (2, 2, *GRID.shape), elements=st.floats(1e-3, 1e3) | st.just(np.nan))
@@ -35,7 +37,7 @@ def labelled(values):
 
 
 @pytest.mark.parametrize(("method", "params"), VARIANTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(pair=PAIRS, chunks=CHUNKS)
 def test_difference(method, params, pair, chunks):
     before, after = map(labelled, pair)
@@ -59,3 +61,48 @@ def test_difference(method, params, pair, chunks):
 def test_every_tuning_value_of_difference_has_a_plain_default(method):
     for name, default in parameters(difference_step.METHODS[method]).items():
         assert default is None or isinstance(default, bool | int | float | str), name
+
+
+VALUES = arrays(np.float64, GRID.shape, elements=st.floats(-1e3, 1e3) | st.just(np.nan))
+
+
+def repeated(values):
+    """Return an image with enough pixels and two values that differ, whatever was drawn."""
+    tiled = np.tile(values, (2, 2))
+    tiled[:4, :8], tiled[4:8, :8] = 0.5, 2.5
+    tiled.setflags(write=False)
+    grid = Grid.make(GRID.crs, GRID.transform, tiled.shape)
+    return attach(tiled, grid).assign_attrs(signed=True)
+
+
+@pytest.mark.parametrize("method", threshold_step.METHODS)
+@settings(max_examples=6, deadline=None)
+@given(values=VALUES, y=st.integers(3, 12), x=st.integers(3, 16))
+def test_threshold(method, values, y, x):
+    image = repeated(values)
+    kept = image.copy(deep=True)
+    try:
+        eager = threshold_step.METHODS[method](image)
+    except DegenerateError:
+        return
+    with dask.config.set(scheduler=refuse):
+        lazy, again = (threshold_step.METHODS[method](image.chunk(y=y, x=x)) for _ in range(2))
+    assert lazy.chunks is not None and lazy.data.name == again.data.name
+    with dask.config.set(scheduler="sync"):
+        xr.testing.assert_identical(lazy.compute(), eager)
+        level, info = threshold_step.threshold(image.chunk(y=y, x=x), method)
+    assert level == float(eager) == threshold_step.threshold(image, method)[0]
+    assert info == threshold_step.threshold(image, method)[1]
+    xr.testing.assert_identical(image, kept)
+
+
+@settings(max_examples=6, deadline=None)
+@given(values=VALUES, y=st.integers(3, 12), x=st.integers(3, 16))
+def test_hysteresis(values, y, x):
+    image = repeated(values)
+    eager = threshold_step.hysteresis(image, 1, 100)
+    with dask.config.set(scheduler=refuse):
+        lazy, again = (threshold_step.hysteresis(image.chunk(y=y, x=x), 1, 100) for _ in range(2))
+    assert lazy.chunks is not None and lazy.data.name == again.data.name
+    xr.testing.assert_identical(lazy.compute(scheduler="sync"), eager)
+    assert Grid.of(lazy).difference_from(Grid.of(image)) is None

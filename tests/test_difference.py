@@ -22,7 +22,7 @@ from changedet.errors import (
 )
 from changedet.grid import Grid, attach
 from changedet.steps._difference import change_vector, log_ratio, robust_change_vector, spectral_angle
-from changedet.steps.difference import METHODS, difference, robust_scale, sampled
+from changedet.steps.difference import METHODS, difference, robust_scale
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "bitemporal_difference.npz")
 GRID = Grid.make("EPSG:32652", Affine(10, 0, 500_000, 0, -10, 4_800_000), (6, 8))
@@ -224,11 +224,6 @@ def test_infinity_is_no_measurement(method):
     found = difference(before, after, method)
     assert np.isnan(found.values[[1, 2], [1, 2]]).all() and not np.isinf(found).any()
     assert np.isfinite(found).sum() == found.size - 2
-
-
-def test_large_images_are_sampled_regularly():
-    large = xr.DataArray(np.arange(100.0).reshape(10, 10), dims=("y", "x"))
-    assert sampled(large, 25).shape == (5, 5) and sampled(large, 100).shape == (10, 10)
 
 
 # --- labels, grids, bands ----------------------------------------------------------------------------------
