@@ -51,8 +51,8 @@ class _Part:
     scale: _scale.Scale
 
 
-def build_scene(key: Key, group: Group, asked: Asked) -> Scene:
-    """Make the record of one acquisition.
+def build_scenes(key: Key, group: Group, asked: Asked) -> list[Scene]:
+    """Make the record of one acquisition; of several, where files with many bands share a name by chance.
 
     Parameters
     ----------
@@ -68,7 +68,19 @@ def build_scene(key: Key, group: Group, asked: Asked) -> Scene:
         A file is no image.
     """
     files = [(n, read_header(n.path)) for n in sorted(group.images, key=lambda n: natural(n.path.name))]
-    files.sort(key=lambda f: f[1].grid.gsd_m)
+    # a name that ends in a band says what a single-band file holds; with more bands it is part of the name
+    apart = [f for f in files if len(files) > 1 and f[0].band is not None and f[1].count > 1]
+    together = [f for f in files if f not in apart]
+    out = [_build(key, together, group, asked)] if together else []
+    for name, header in apart:
+        masks = [m for m in group.masks if m.stem.startswith(name.stem)]
+        out.append(_build(key, [(name, header)], Group(masks=masks), asked))
+    return out
+
+
+def _build(key: Key, files: list[tuple[Name, Header]], group: Group, asked: Asked) -> Scene:
+    """Make one record."""
+    files = sorted(files, key=lambda f: f[1].grid.gsd_m)
     tags = {k: v for _, header in reversed(files) for k, v in header.tags.items()}
     first = files[0][0]
     sensor = sensor_of_name(first.path, " ".join(tags[k] for k in _SENSOR_TAGS if k in tags))

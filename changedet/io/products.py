@@ -22,7 +22,7 @@ from changedet.io._collect import Inputs, collect
 from changedet.io._dates import parse_given, to_date
 from changedet.io._info import grids_of, groups_of, scene_info
 from changedet.io._names import natural
-from changedet.io._scenes import Asked, build_scene
+from changedet.io._scenes import Asked, build_scenes
 from changedet.scenes import Scene
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def find_scenes(
         Names, dates or grids inside one scene clash, or a file holds no measurements.
     """
     asked = Asked(parse_given(date), split_names(band_names))
-    scenes = [build_scene(key, group, asked) for key, group in collect(inputs).items()]
+    scenes = [s for key, group in collect(inputs).items() for s in build_scenes(key, group, asked)]
     scenes = _scale.agree(_unique_ids(scenes))
     if bands is not None:
         scenes = [select(s, bands) for s in scenes]
