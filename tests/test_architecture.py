@@ -19,7 +19,8 @@ SHELVES = [
     "detector",
     "pipeline",
     "demo sensitivity",
-    "cli __main__",
+    "cli",
+    "__main__",
 ]
 RANK = {module: rank for rank, shelf in enumerate(SHELVES) for module in shelf.split()}
 ONLY_IN = {

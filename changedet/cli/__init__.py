@@ -1,0 +1,50 @@
+"""The command line: ``changedet COMMAND …``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from changedet import __version__
+from changedet.cli import detect, pair, scenes, score, site
+from changedet.cli._console import Door
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=Door,
+    name="changedet",
+    help="Find, date and describe new structures in satellite image time series.",
+    add_completion=False,
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _group in (detect, pair, scenes, score, site):
+    for _command in _group.COMMANDS:
+        app.command(name=_command.__name__)(_command)
+
+
+def _version(value: bool) -> None:
+    """Print the version and leave."""
+    if value:
+        typer.echo(f"changedet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find, date and describe new structures in satellite image time series."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    app()

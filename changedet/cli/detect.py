@@ -1,0 +1,151 @@
+"""``changedet run`` and what goes with it: ``demo``, ``report``, ``sensitivity``, ``update``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from changedet.cli import _options as option
+from changedet.cli._console import bars, emit, say, table, warn
+from changedet.errors import InputError
+
+if TYPE_CHECKING:
+    from changedet.findings import Findings
+
+MOST_ROWS = 40
+_SHOWN = ("id", "kind", "status", "last_absent", "first_seen", "area_m2", "over", "confidence")
+
+Finished = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of an earlier run.")]
+DemoOut = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for the results.")]
+Gsd = Annotated[float, typer.Option("--gsd-m", metavar="M", help="Pixel size of the simulated scenes.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of the simulation.")]
+
+
+def run(
+    scenes: option.Scenes,
+    out: option.Out,
+    *,
+    site: option.SiteName = None,
+    aoi: option.Aoi = None,
+    since: option.Since = None,
+    until: option.Until = None,
+    bands: option.Bands = None,
+    band_names: option.BandNames = None,
+    date: option.Date = None,
+    warp: option.Warp = False,
+    stac_search: option.StacSearch = None,
+    collection: option.Collection = None,
+    min_area: option.MinArea = None,
+    alpha: option.Alpha = None,
+    plan: option.PlanFile = None,
+    set_: option.Set = None,
+    workers: option.Workers = None,
+    scheduler: option.Scheduler = None,
+    memory: option.Memory = None,
+    strict: option.Strict = False,
+    outputs: option.Outputs = None,
+    compress: option.Compress = None,
+    overwrite: option.Overwrite = False,
+    json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Find, date and describe the structures in a series of scenes.
+
+    Writes structures.gpkg, structures.geojson, structures.kmz, report.html, rasters, run.json and plan.toml.
+    Every setting of plan.toml can be given with --set, or all of them with --plan.
+    """
+    given = locals()
+    from changedet.pipeline import ReadOptions
+    from changedet.pipeline.run import run as work
+
+    option.refuse_unavailable(stac_search=stac_search, collection=collection, scheduler=scheduler)
+    chosen = option.make_plan(given)
+    how = {"overwrite": overwrite, "strict": strict, "read_options": chosen.record(ReadOptions)}
+    where, names = option.site_of(site), option.names_of(outputs)
+    how |= {"site": where, "aoi": option.area_of(where, aoi), "outputs": names and tuple(names)}
+    with bars() as progress:
+        findings = work(scenes, out, chosen, progress=progress, **how)
+    _tell(findings, out)
+
+
+def _tell(findings: Findings, out: Path) -> None:
+    """Print what was found."""
+    from changedet.steps.report import headline
+
+    record = findings.record
+    warn(record.get("warnings", ()))
+    skipped = [s for s in record.get("scenes", ()) if not s.get("used", True)]
+    if skipped:
+        say(table(("skipped scene", "why"), ((s["id"], s.get("why")) for s in skipped)))
+    say(headline(findings))
+    rows = findings.structures[[c for c in _SHOWN if c in findings.structures]]
+    if len(rows):
+        say(table(rows.columns, rows.head(MOST_ROWS).itertuples(index=False)))
+    if len(rows) > MOST_ROWS:
+        say(f"and {len(rows) - MOST_ROWS} more")
+    say(f"results in {out}; open {out / 'report.html'}")
+    emit({"out": str(out), **{k: record[k] for k in ("counts", "warnings", "timings") if k in record}})
+
+
+def demo(
+    out: DemoOut = Path("changedet-demo"),
+    *,
+    gsd_m: Gsd = 3.0,
+    seed: Seed = None,
+    json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Simulate the Tumen crossing (no network), run the main job on it, and hold the result to the truth."""
+    from changedet.demo import demo as work
+
+    settings = {} if seed is None else {"seed": seed}
+    with bars() as progress:
+        result = work(out, gsd_m=gsd_m, progress=progress, **settings)
+    if result.table:
+        say(table(result.table[0].keys(), (row.values() for row in result.table)))
+    say(f"open {result.report}")
+    emit({"out": str(out), "report": str(result.report), "table": result.table})
+
+
+def report(
+    out: Finished,
+    *,
+    json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Draw the report of an earlier run again."""
+    from changedet.pipeline.run import redraw
+
+    page = redraw(out)
+    say(f"wrote {page}")
+    emit({"report": str(page)})
+
+
+def sensitivity(
+    scenes: option.Scenes,
+    out: option.Out,
+    *,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Put structures of known size into the scenes and count which are found (not available yet)."""
+    raise InputError("sensitivity is not available yet in this version; nothing was computed or written")
+
+
+def update(
+    out: Finished,
+    scenes: option.Scenes,
+    *,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Add new scenes to an earlier run without reading the old ones again (not available yet)."""
+    raise InputError("update is not available yet in this version; run on all scenes instead: changedet run")
+
+
+COMMANDS = (run, demo, report, sensitivity, update)

@@ -1,0 +1,152 @@
+"""``changedet info`` and ``changedet align``: what the scenes are, and how they lie on one another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from changedet.cli import _options as option
+from changedet.cli._console import bars, command_line, emit, say, table
+
+Reference = Annotated[
+    str | None,
+    typer.Option("--reference", metavar="median|first|last|ID", help="What to lay the scenes on [median]."),
+]
+ApplyAbove = Annotated[
+    float,
+    typer.Option(
+        "--apply-above",
+        metavar="PX",
+        help="Shortest shift that is applied; resampling for less blurs more than it mends.",
+    ),
+]
+
+
+def info(
+    scenes: option.Scenes,
+    *,
+    band_names: option.BandNames = None,
+    date: option.Date = None,
+    json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Show what was recognised: sensor, date, bands, grid, usable share, fitness, and why."""
+    from changedet.io.products import find_scenes
+    from changedet.io.products import info as describe
+
+    names = option.names_of(band_names)
+    with bars() as progress:
+        found = find_scenes(scenes, date=date or None, band_names=names)
+        done = iter(range(1, len(found) + 1))
+        described = describe(found, tick=lambda _: progress("describe", next(done), len(found)))
+    say(_scenes_table(described["scenes"]))
+    say(_grids_line(described))
+    for one in described["scenes"] if verbose else ():
+        say(f"{one['id']}: " + "; ".join(f"{k}: {v}" for k, v in one["why"].items()))
+    emit(described)
+
+
+def _scenes_table(scenes: list[dict[str, Any]]) -> Any:
+    """Return the table of scenes."""
+    columns = (
+        "id",
+        "sensor",
+        "date",
+        "bands",
+        "rows×columns",
+        "gsd m",
+        "crs",
+        "mask",
+        "usable",
+        "water",
+        "fit",
+    )
+    rows = (
+        (
+            s["id"],
+            s["sensor"],
+            s["date"] or "unknown",
+            " ".join(s["bands"]),
+            "×".join(map(str, s["shape"])),
+            s["gsd_m"] if s["crs"] else None,
+            _short(s["crs"]),
+            "yes" if s["mask"] else "no",
+            _share(s["usable"]),
+            _share(s["water"]),
+            s["fit"],
+        )
+        for s in scenes
+    )
+    return table(columns, rows)
+
+
+def _short(crs: str | None) -> str:
+    """Return a CRS in one cell."""
+    if crs is None:
+        return "none"
+    return crs if len(crs) < 20 else "custom"
+
+
+def _share(value: float | None) -> str | None:
+    """Return a share as per cent."""
+    return None if value is None else f"{value:.0%}"
+
+
+def _grids_line(described: dict[str, Any]) -> str:
+    """Say how many grids and groups there are."""
+    count, grids, groups = (len(described[k]) for k in ("scenes", "grids", "groups"))
+    apart = "; use --warp to work on them together" if grids > 1 else ""
+    return f"{count} scenes, {grids} grid{'s' * (grids != 1)}{apart}, {groups} group{'s' * (groups != 1)}"
+
+
+def align(
+    scenes: option.Scenes,
+    out: option.Out,
+    *,
+    reference: Reference = None,
+    apply_above: ApplyAbove = 0.1,
+    site: option.SiteName = None,
+    aoi: option.Aoi = None,
+    since: option.Since = None,
+    until: option.Until = None,
+    bands: option.Bands = None,
+    band_names: option.BandNames = None,
+    date: option.Date = None,
+    warp: option.Warp = False,
+    plan: option.PlanFile = None,
+    set_: option.Set = None,
+    compress: option.Compress = None,
+    overwrite: option.Overwrite = False,
+    json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Lay scenes on one reference: the shifted scenes, and shifts.csv with how good each shift is.
+
+    A shift is (dy, dx) in pixels, to be applied to the scene. One that does not improve the likeness of
+    windows held out of its estimate is refused, and the scene is left as it is.
+    """
+    given = locals()
+    from changedet.pipeline.coregister import coregister
+
+    chosen = option.make_plan(given)
+    changes: dict[str, Any] = {"align.apply_above_px": apply_above}
+    if reference is not None:
+        changes["align.reference"] = reference
+    with bars() as progress:
+        found = coregister(
+            scenes,
+            out,
+            chosen.with_values(changes),
+            aoi=option.area_of(site, aoi),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    say(table(found.rows[0].keys(), (row.values() for row in found.rows)))
+    say(f"wrote {len(found.files)} files in {out}")
+    emit({"command": command_line(), "shifts": found.rows, "files": found.files})
+
+
+COMMANDS = (info, align)

@@ -1,0 +1,450 @@
+"""Two images: difference, threshold, objects, files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from changedet.errors import CRSError, DegenerateError, InputError, nearest
+from changedet.grid import Grid
+from changedet.io.files import write_json
+from changedet.io.products import find_scenes
+from changedet.io.raster import write_cog
+from changedet.io.stack import read_pair, scene_sha256
+from changedet.io.vector import write_geojson, write_gpkg
+from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
+from changedet.pipeline.plan import STEPS, Plan
+from changedet.scenes import Scene
+from changedet.steps import difference, segment, threshold
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from shapely.geometry.base import BaseGeometry
+
+FILES = (
+    "magnitude.tif",
+    "p_value.tif",
+    "components.tif",
+    "change.tif",
+    "objects.geojson",
+    "objects.gpkg",
+)
+"""What ``diff`` may write, ``run.json`` aside."""
+
+LAZY_PX = 4_000_000
+"""Images of more pixels are read and differenced block by block; the result is the same."""
+
+CHUNK_PX = 1024
+MIN_OBJECT_PX = 3.5
+"""Smallest object in pixels where no area is given: three are as likely a misplaced edge as a thing, and the
+half allows for degrees, whose pixels are not all alike."""
+
+COLUMNS = {"label": "id", "mean": "magnitude_mean", "max": "magnitude_max"}
+"""Columns of the objects that have another name in the files."""
+
+CATEGORIES = {0: "unchanged", 1: "changed", 255: "nodata"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison of two images found.
+
+    Parameters
+    ----------
+    layers : ``magnitude`` (y, x) float32, NaN = not usable in both; ``p_value`` and ``components`` where the
+        method has them
+    threshold : level above which a pixel has changed, None where the numbers give none
+    info : how the level was found, and ``why`` where there is none
+    labels : (y, x) uint32, number of the object, 0 = none
+    objects : one row an object
+    min_area_m2 : smaller ones were dropped
+    """
+
+    layers: dict[str, xr.DataArray]
+    threshold: float | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    labels: xr.DataArray | None = None
+    objects: gpd.GeoDataFrame | None = None
+    min_area_m2: float | None = None
+
+    @property
+    def magnitude(self) -> xr.DataArray:
+        """How much each pixel changed."""
+        return self.layers["magnitude"]
+
+    @property
+    def change(self) -> xr.DataArray:
+        """(y, x) uint8: 1 where an object is, 0 elsewhere, 255 where nothing can be said."""
+        if self.labels is None:
+            raise InputError("no objects were looked for; ask for change.tif or for objects")
+        marks = (self.labels > 0).astype(np.uint8).where(np.isfinite(self.magnitude), np.uint8(255))
+        return marks.astype(np.uint8).rename("change").drop_attrs()
+
+
+@dataclass(frozen=True)
+class DiffResult:
+    """What ``diff`` found and wrote.
+
+    Parameters
+    ----------
+    comparison : see :class:`Comparison`
+    record : content of ``run.json``
+    files : what was written
+    """
+
+    comparison: Comparison
+    record: dict[str, Any]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of ``diff`` besides the settings.
+
+    Parameters
+    ----------
+    aoi : lon/lat area to crop to
+    outputs : write only these of :data:`FILES`; ``run.json`` is always written
+    overwrite : replace the results of an earlier run
+    command : how this was asked for, for ``run.json``
+    """
+
+    aoi: BaseGeometry | None = None
+    outputs: Sequence[str] | None = None
+    overwrite: bool = False
+    command: str = "changedet diff"
+
+
+def diff(
+    before: str | Path | Sequence[str | Path],
+    after: str | Path | Sequence[str | Path],
+    out: str | Path,
+    plan: Plan | None = None,
+    *,
+    task: Task | None = None,
+    progress: Progress = quiet,
+) -> DiffResult:
+    """Compare two images and write what changed.
+
+    Parameters
+    ----------
+    before, after : each one scene: a file, its files, a product folder
+    out : folder for the results
+    plan : settings; sections ``diff``, ``difference``, ``threshold``, ``segment``, ``read``, ``write``
+    task : area, files wanted, whether to overwrite
+    progress : called as the work goes on
+
+    Returns
+    -------
+    DiffResult
+
+    Raises
+    ------
+    InputError and its kin
+        The images, the settings or the folder cannot be used; nothing is written.
+    WorkError and its kin
+        The work failed on the way; nothing half-written is left.
+    """
+    plan, task, clock = plan or Plan(), task or Task(), Clock()
+    wanted = _wanted(task.outputs)
+    with staged(Path(out), names=FILES, overwrite=task.overwrite) as stage:
+        with clock("recognise"):
+            scenes = _pair(before, after, plan)
+        _refuse_outputs(scenes, task.outputs)
+        with clock("read"):
+            images = _images(scenes, plan, task.aoi)
+        found = compare(*images, plan, objects=_needs_objects(wanted), clock=clock, progress=progress)
+        _refuse_missing(found, task.outputs)
+        with clock("write"):
+            names = [*_write(stage, found, wanted, plan, progress), "run.json"]
+        with clock("checksums"):
+            sums = [scene_sha256(scene) for scene in scenes]
+        record = {"command": task.command, "files": names, **_record(found, scenes, plan)}
+        for entry, checksum in zip(record["scenes"], sums, strict=True):
+            entry["sha256"] = checksum
+        record |= {"timings": clock.timings, "peak_memory_mb": peak_memory_mb()}
+        write_json(stage / "run.json", record)
+    return DiffResult(found, record, tuple(Path(out) / name for name in names))
+
+
+def compare(
+    before: xr.DataArray,
+    after: xr.DataArray,
+    plan: Plan | None = None,
+    *,
+    objects: bool = True,
+    clock: Clock | None = None,
+    progress: Progress = quiet,
+) -> Comparison:
+    """Compare two images on one grid.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) float32, NaN = not usable; lazy images are worked on block by block
+    plan : settings
+    objects : also find the threshold and the objects
+    clock, progress : told as the work goes on
+
+    Raises
+    ------
+    InputError
+        No pixel is usable in both images.
+    GridError, BandError, SettingError
+        The images do not fit together, or a setting cannot be used.
+    """
+    plan, clock = plan or Plan(), clock or Clock()
+
+    def stage(name: str) -> AbstractContextManager[None]:
+        return _reported(clock, progress, name)
+
+    with stage("difference"):
+        layers = _difference(before, after, plan)
+    if not objects:
+        return Comparison(layers)
+    magnitude = layers["magnitude"]
+    with stage("threshold"):
+        level, info = _level(magnitude, plan)
+    area = plan.min_area_m2
+    if area is None:
+        area = MIN_OBJECT_PX * Grid.of(magnitude).gsd_m ** 2
+    with stage("segment"):
+        labels, table = segment.segment(
+            magnitude,
+            low=np.inf if level is None else float(info.get("low", level)),
+            high=level if "low" in info else None,
+            min_area_m2=area,
+            **plan.keywords(segment.segment),
+        )
+    return Comparison(layers, level, info, labels, table.rename(columns=COLUMNS), area)
+
+
+@contextmanager
+def _reported(clock: Clock, progress: Progress, name: str) -> Iterator[None]:
+    """Measure one stage and report its begin and end."""
+    progress(name, 0, 1)
+    with clock(name):
+        yield
+    progress(name, 1, 1)
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+def _pair(before: Any, after: Any, plan: Plan) -> list[Scene]:
+    """Return the two records."""
+    read = plan.section("read")
+    out = []
+    for side, given in (("BEFORE", before), ("AFTER", after)):
+        found = find_scenes(given, band_names=read["band_names"], date=read["date"])
+        if len(found) != 1:
+            names = ", ".join(s.id for s in found[:6]) or "none"
+            raise InputError(f"{side} holds {len(found)} scenes ({names}); wanted one; give its files")
+        out.append(found[0])
+    return out
+
+
+def _images(scenes: list[Scene], plan: Plan, aoi: BaseGeometry | None) -> tuple[xr.DataArray, xr.DataArray]:
+    """Read the pair, block by block where it is large."""
+    rows, columns = scenes[0].grid.shape
+    return read_pair(
+        scenes[0],
+        scenes[1],
+        aoi=aoi,
+        bands=plan.section("read")["bands"],
+        warp=plan.section("read")["warp"],
+        chunk_px=CHUNK_PX if rows * columns > LAZY_PX else None,
+    )
+
+
+def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> dict[str, xr.DataArray]:
+    """Run the method; what it gives is held in memory, what it read is not."""
+    name = plan.section("diff")["method"]
+    name = difference.suggest(before) if name == "auto" else name
+    known = name in STEPS["difference"].methods  # else the step says what it knows
+    params = plan.section(f"difference.{name}") if known else {}
+    workers = plan.section("compute")["workers"]
+    made: Any = difference.difference(
+        before, after, name, **params, **({"threads": workers} if workers else {})
+    )
+    if isinstance(made, xr.DataArray):
+        made = {"magnitude": made}
+    layers = {str(key): _computed(made[key], workers) for key in made}
+    if not np.isfinite(layers["magnitude"].values).any():
+        raise InputError(
+            "no pixel is usable in both images; wanted areas that overlap and are not masked; check nodata "
+            "and masks with `changedet info`"
+        )
+    return layers
+
+
+def _computed(image: xr.DataArray, workers: int | None) -> xr.DataArray:
+    """Return an image in memory."""
+    if image.chunks is None:
+        return image
+    return image.compute(**({"num_workers": workers} if workers else {}))
+
+
+def _level(magnitude: xr.DataArray, plan: Plan) -> tuple[float | None, dict[str, Any]]:
+    """Find the threshold; numbers that determine none mean that nothing changed."""
+    name = plan.section("diff")["threshold"]
+    method = "robust" if name == "auto" else name
+    params: dict[str, Any] = {}
+    if method in STEPS["threshold"].methods:
+        params = plan.section(f"threshold.{method}")
+        if method in threshold.METHODS:
+            params = {**plan.keywords(threshold.threshold), **params}
+    try:
+        level, info = threshold.threshold(magnitude, method, **params)
+    except DegenerateError as error:
+        return None, {"method": str(method), "threshold": None, "why": f"no threshold: {error}"}
+    return level, info
+
+
+# ------------------------------------------------------------------------------------------------ outputs
+
+
+def _wanted(outputs: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the files to write."""
+    if outputs is None:
+        return FILES
+    known = {**{n: n for n in (*FILES, "run.json")}, **{n.removesuffix(".tif"): n for n in FILES}}
+    for name in outputs:
+        if name not in known:
+            raise InputError(
+                f"--outputs {name!r}{nearest(name, known)} Wanted some of {', '.join(FILES)}, run.json"
+            )
+    return tuple(n for n in FILES if n in {known[o] for o in outputs})
+
+
+def _needs_objects(wanted: tuple[str, ...]) -> bool:
+    """Return True where a file depends on the threshold."""
+    return bool(set(wanted) - {"magnitude.tif", "p_value.tif", "components.tif"})
+
+
+def _refuse_outputs(scenes: list[Scene], outputs: Sequence[str] | None) -> None:
+    """Refuse GeoJSON of images without a CRS where it was asked for by name."""
+    if outputs is not None and "objects.geojson" in outputs and not scenes[0].grid.georeferenced:
+        raise CRSError(
+            "the images have no CRS, so objects have no longitude and latitude; wanted objects.gpkg, or "
+            "georeferenced images"
+        )
+
+
+def _refuse_missing(found: Comparison, outputs: Sequence[str] | None) -> None:
+    """Refuse layers that the method does not have where they were asked for by name."""
+    for name in outputs or ():
+        stem = name.removesuffix(".tif")
+        if stem in ("p_value", "components") and stem not in found.layers:
+            raise InputError(
+                f"the method {found.magnitude.attrs.get('method')} has no {stem}; wanted one that has; "
+                "choose another --method, or leave it out of --outputs"
+            )
+
+
+def _write(
+    stage: Path, found: Comparison, wanted: tuple[str, ...], plan: Plan, progress: Progress
+) -> list[str]:
+    """Write the files and return their names."""
+    compress = plan.section("write")["compress"]
+    names = []
+    for done, name in enumerate(wanted):
+        progress("write", done, len(wanted))
+        if _write_one(stage / name, found, compress):
+            names.append(name)
+    progress("write", len(wanted), len(wanted))
+    return names
+
+
+def _write_one(path: Path, found: Comparison, compress: Any) -> bool:
+    """Write one file where there is something to write."""
+    stem = path.stem
+    if path.suffix == ".gpkg":
+        write_gpkg(path, {"objects": found.objects})
+    elif path.suffix == ".geojson":
+        if found.objects is None or found.objects.crs is None:
+            return False
+        write_geojson(path, found.objects)
+    elif stem == "change":
+        write_cog(path, found.change, compress=compress, nodata=255, category_names=CATEGORIES)
+    elif stem in found.layers:
+        image = found.layers[stem]
+        write_cog(path, image.astype(np.float32), compress=compress, tags=_tags(found.magnitude))
+    else:
+        return False
+    return True
+
+
+def _tags(magnitude: xr.DataArray) -> dict[str, str]:
+    """Return what a reader of the raster wants to know."""
+    words = {"METHOD": magnitude.attrs.get("method"), "UNITS": magnitude.attrs.get("units")}
+    if magnitude.attrs.get("signed"):
+        words["SIGN"] = "positive = brighter after"
+    return {k: str(v) for k, v in words.items() if v is not None}
+
+
+# ------------------------------------------------------------------------------------------------ record
+
+
+def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any]:
+    """Return what becomes ``run.json``."""
+    from changedet import __version__
+
+    magnitude = found.magnitude
+    usable = int(np.isfinite(magnitude.values).sum())
+    counts: dict[str, Any] = {"pixels": magnitude.size, "compared": usable}
+    if found.labels is not None and found.objects is not None:
+        counts |= {"changed": int((found.change.values == 1).sum()), "objects": len(found.objects)}
+    absent = f"the method {magnitude.attrs['method']} does not give it"
+    return {
+        "version": __version__,
+        "plan": plan.to_dict(),
+        "scenes": [_scene_record(s) for s in scenes],
+        "grid": grid_record(Grid.of(magnitude)),
+        "method": magnitude.attrs["method"],
+        "units": magnitude.attrs.get("units"),
+        "threshold": found.info,
+        "min_area_m2": found.min_area_m2,
+        "self_tests": [],
+        "counts": counts,
+        "warnings": _warnings(found, scenes),
+        "not_computed": {n: absent for n in ("p_value", "components") if n not in found.layers},
+    }
+
+
+def _scene_record(scene: Scene) -> dict[str, Any]:
+    """Describe one input."""
+    return {
+        "id": scene.id,
+        "path": scene.path,
+        "sensor": scene.sensor,
+        "date": None if scene.date is None else str(scene.date)[:10],
+        "bands": list(scene.bands),
+        "grid": grid_record(scene.grid),
+        "mask": scene.mask,
+        "used": True,
+        "why": scene.why,
+    }
+
+
+def _warnings(found: Comparison, scenes: list[Scene]) -> list[str]:
+    """Say what a reader must know before trusting the result."""
+    out = []
+    if found.threshold is None and "why" in found.info:
+        out.append(f"{found.info['why']}: nothing is marked as changed")
+    if found.info.get("credible") is False:
+        out.append(
+            f"about as many pixels lie above the threshold ({found.info['above']}) as would without change "
+            f"({found.info['expected_above']:.0f}): the objects may be noise"
+        )
+    for scene in scenes:
+        if not scene.masks:
+            out.append(f"{scene.id}: {scene.why.get('mask', 'no mask found')}")
+        if "scale_assumed" in scene.why:
+            out.append(f"{scene.id}: {scene.why['scale']}")
+    return out
