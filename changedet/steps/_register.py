@@ -13,26 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from changedet.steps._bandpass import HALVE_ABOVE_PX, Features, features, halved, masked_ncc
 from changedet.steps._resample import REACH_PX, erode, filter_axis, shift_plan
 
 Array = npt.NDArray[Any]
 
-COARSE_PX = 3.0
-"""Standard deviation of the Gaussian whose result is taken away: haze, season and slopes are wider.
-
-At 6 px the surroundings of bright changes and of half-masked clouds (three times as far) spoilt more than the
-wider texture gave.
-"""
-
-_SMOOTH = np.array([0.25, 0.5, 0.25])  # standard deviation 0.71 px: what interpolation would damage goes
 _GRADIENT = np.array([-0.5, 0.0, 0.5])
-_HALVE_ABOVE_PX = 200  # images this large are searched at half resolution first
 _THIN_ABOVE_PX = 32  # windows this large use every other row: smoothing made neighbors alike
 _MOST_WINDOWS = 32
 _SCALE_SAMPLE = 8_000
-_BULK_PX, _CLEAR_PX = 2, 5  # a mask 5 px wide or wider is a cloud, whose glow reaches farther
 _LEAST_SHARE = 0.25  # of a window that must be valid
-_LEAST_OVERLAP = 0.3  # of the reference's valid pixels, at any shift that is tried
 _LEAST_NCC = 0.3  # of a window that may count as a tie point
 _LARGEST_SIGMA_PX = 0.25  # standard error of a tie point, each axis
 _LARGEST_RESIDUAL_PX = 1.0
@@ -70,20 +60,6 @@ class ShiftEstimate:
     def size_px(self) -> float:
         """Length of the shift, pixels."""
         return float(np.hypot(self.dy, self.dx))
-
-
-@dataclass(frozen=True)
-class Features:
-    """A band-passed image.
-
-    Parameters
-    ----------
-    values : (band, y, x) float32, zero mean, unit spread, 0 where not valid
-    valid : (y, x) bool
-    """
-
-    values: Array
-    valid: Array
 
 
 @dataclass(frozen=True)
@@ -129,101 +105,6 @@ class Patches:
     valid: Array
 
 
-def features(image: Array) -> Features:
-    """Band-pass an image (0.7 to 3 px), looking at its valid pixels only.
-
-    Parameters
-    ----------
-    image : (band, y, x) array, left alone; NaN = not usable
-    """
-    ok = _away_from_masks(np.isfinite(image).all(axis=0))
-    count = max(int(ok.sum()), 1)
-    flat = np.where(ok, image, 0).astype(np.float32)
-    level = (flat.sum(axis=(1, 2), dtype=np.float64) / count).astype(np.float32)
-    flat -= level[:, None, None] * ok
-    flat -= _local_mean(flat, ok)
-    flat *= ok
-    for axis in (-2, -1):
-        flat = filter_axis(flat, _SMOOTH, -1, axis)
-    ok = erode(ok, 1, edges=True)
-    power = np.einsum("byx,byx->b", flat, flat, dtype=np.float64) / count
-    scale = np.where(power > 0, 1 / np.sqrt(np.maximum(power, 1e-30)), 0).astype(np.float32)
-    flat *= scale[:, None, None] * ok
-    return Features(flat, ok)
-
-
-def _away_from_masks(ok: Array) -> npt.NDArray[np.bool_]:
-    """Keep clear of clouds, which shine beyond their masks; single missing pixels cost only themselves."""
-    bulk = erode(~ok, _BULK_PX)
-    return np.asarray(ok & erode(~bulk, _BULK_PX + _CLEAR_PX))
-
-
-def _local_mean(flat: Array, ok: Array) -> Array:
-    """Gaussian mean of the valid pixels (normalized convolution by Fourier transform)."""
-    from scipy import fft
-
-    margin = int(3 * COARSE_PX)
-    shape = [fft.next_fast_len(n + margin, real=True) for n in ok.shape]
-    fy, fx = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
-    decay = -2 * (np.pi * COARSE_PX) ** 2
-    gauss = (np.exp(decay * fy**2)[:, None] * np.exp(decay * fx**2)).astype(np.float32)
-    layers = np.concatenate([flat, ok[None].astype(np.float32)])
-    smooth = fft.irfft2(fft.rfft2(layers, s=shape) * gauss, s=shape)[:, : ok.shape[0], : ok.shape[1]]
-    return np.asarray(smooth[:-1] / np.maximum(smooth[-1], 1e-3))
-
-
-def _coarse(seen: Features, valid: Array) -> Features:
-    """Halve the resolution, except of small images."""
-    ok = seen.valid & valid
-    if min(ok.shape) < _HALVE_ABOVE_PX:
-        return Features(np.where(ok, seen.values, np.float32(0)), ok)
-    rows, columns = (n // 2 * 2 for n in ok.shape)
-    part = [(slice(i, rows, 2), slice(j, columns, 2)) for i in (0, 1) for j in (0, 1)]
-    whole = np.logical_and.reduce([ok[p] for p in part])
-    mean = sum(seen.values[(slice(None), *p)] for p in part) * np.float32(0.25)
-    return Features(np.where(whole, mean, np.float32(0)), whole)
-
-
-def masked_ncc(
-    reference: Array, moving: Array, reference_valid: Array, moving_valid: Array, *, max_shift_px: int = 4
-) -> npt.NDArray[np.float64]:
-    """Correlation of two masked images at whole-pixel shifts (Padfield's masked form), bands pooled.
-
-    Parameters
-    ----------
-    reference, moving : (band, y, x) float arrays, finite
-    reference_valid, moving_valid : (y, x) bool, True = use it
-    max_shift_px : largest shift along each axis, pixels
-
-    Returns
-    -------
-    (2 max_shift_px + 1, same) float64: row ``i``, column ``j`` is the correlation after ``moving`` was
-    shifted by ``(i - max_shift_px, j - max_shift_px)``; NaN where too few pixels overlap
-    """
-    from scipy import fft
-
-    shape = [fft.next_fast_len(n + max_shift_px, real=True) for n in reference_valid.shape]
-
-    def forward(image: Array) -> Array:
-        return np.asarray(fft.rfft2(np.asarray(image, np.float32), s=shape))
-
-    def correlate(a: Array, b: Array) -> Array:
-        full = fft.irfft2(a * np.conj(b), s=shape)
-        lags = np.arange(-max_shift_px, max_shift_px + 1)
-        return np.asarray(full[..., lags[:, None], lags], np.float64)
-
-    r, m = np.where(reference_valid, reference, 0), np.where(moving_valid, moving, 0)
-    fr, fm, fv, fn = forward(r), forward(m), forward(reference_valid), forward(moving_valid)
-    n = np.maximum(correlate(fv, fn), 1)
-    sum_r, sum_m = correlate(fr, fn), correlate(fv, fm)
-    cross = correlate((fr * np.conj(fm)).sum(axis=0), np.ones(1)) - (sum_r * sum_m).sum(axis=0) / n
-    var_r = correlate(forward(np.square(r).sum(axis=0)), fn) - np.square(sum_r).sum(axis=0) / n
-    var_m = correlate(fv, forward(np.square(m).sum(axis=0))) - np.square(sum_m).sum(axis=0) / n
-    floor = 1e-5 * n
-    score = cross / np.sqrt(np.maximum(var_r, floor) * np.maximum(var_m, floor))
-    return np.where(n >= _LEAST_OVERLAP * max(reference_valid.sum(), 1), np.clip(score, -1, 1), np.nan)
-
-
 def window_side(shape: tuple[int, ...], window_px: int) -> int:
     """Return the side of a tie-point window: smaller on small images, so that several fit."""
     return int(np.clip(min(shape[-2:]) // 8, 12, window_px))
@@ -262,8 +143,8 @@ def template(
     flat = parts.reshape(*parts.shape[:3], parts.shape[3] * parts.shape[4])
     reach = int(np.ceil(max_shift_px)) + 1 + REACH_PX
     pixels = inside[keep].reshape(keep.size, flat.shape[-1])
-    halved = min(ok.shape) >= _HALVE_ABOVE_PX
-    return Template(_coarse(seen, ok), halved, flat, pixels, corner[keep], side, step, reach, len(lattice))
+    half = min(ok.shape) >= HALVE_ABOVE_PX
+    return Template(halved(seen, ok), half, flat, pixels, corner[keep], side, step, reach, len(lattice))
 
 
 def _best_windows(gradients: list[Array], inside: Array) -> npt.NDArray[np.int64]:
@@ -297,7 +178,7 @@ def cut(t: Template, moving: Array) -> Patches:
     """
     seen = features(moving)
     values, valid = (_windows(x, t.corner, t.side_px, t.reach_px) for x in (seen.values, seen.valid))
-    return Patches(_coarse(seen, seen.valid), values, valid)
+    return Patches(halved(seen, seen.valid), values, valid)
 
 
 def _moved(t: Template, patches: Patches, shift: tuple[float, float]) -> tuple[Array, Array]:
@@ -522,8 +403,8 @@ def _judge(t: Template, moving: Patches, found: _Found, max_shift_px: float, nee
     before, after = _held_out(t, moving, found, good)
     gain = after - before
     error = float(gain.std(ddof=1)) / np.sqrt(gain.size) if gain.size > 1 else float("inf")
-    scores = [float(s.mean()) if s.size else float("nan") for s in (before, after)]
-    kept = ShiftEstimate(*found.shift, residual_px, int(good.sum()), *scores, True, "accepted")
+    was, now = (float(s.mean()) if s.size else float("nan") for s in (before, after))
+    kept = ShiftEstimate(*found.shift, residual_px, int(good.sum()), was, now, True, "accepted")
     why = ""
     if good.sum() < needed:
         why = f"{good.sum()} good tie points; wanted {needed}"
@@ -536,7 +417,7 @@ def _judge(t: Template, moving: Patches, found: _Found, max_shift_px: float, nee
     elif kept.size_px < _NEGLIGIBLE_PX:
         return replace(kept, why="already aligned")
     elif not gain.mean() > _SIGMAS * error:
-        why = f"held-out similarity does not improve ({scores[0]:.3f} to {scores[1]:.3f})"
+        why = f"held-out similarity does not improve ({was:.3f} to {now:.3f})"
     if why:
         return replace(kept, dy=0.0, dx=0.0, accepted=False, why=why + _measured(found))
     return kept

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from changedet.errors import SettingError, nearest
+from changedet.grid import Grid
 from changedet.scenes import Quality, is_sar
 from changedet.steps._resample import erode, filter_axis
 
@@ -58,8 +60,12 @@ class Sample:
 
     def cut(self, image: xr.DataArray) -> Array:
         """Return the sampled pixels of another image ``(…, y, x)`` of the same bands and grid."""
-        values = _cut(image, self.rows, self.columns)
+        values = self.cut_plain(image)
         return _log_power(values) if self.sar else values
+
+    def cut_plain(self, image: xr.DataArray) -> Array:
+        """Return the sampled pixels of any ``(…, y, x)`` array as they are; gaps are NaN (0 for integers)."""
+        return _cut(image, self.rows, self.columns)
 
     def patch(self, **changes: Any) -> Sample:
         """Return a copy with some fields changed."""
@@ -93,6 +99,31 @@ def draw(stack: xr.Dataset, *, bands: tuple[str, ...], sample_px: int = 640) -> 
 def _log_power(power: Array) -> Array:
     """Natural logarithm of SAR power, floored."""
     return np.asarray(np.log(np.maximum(power, np.float32(_POWER_FLOOR))))
+
+
+def named_reference(stack: xr.Dataset, reference: str | xr.DataArray) -> int | xr.DataArray | None:
+    """Return the number of the reference scene, the reference image, or None for the median.
+
+    Raises
+    ------
+    SettingError
+        No scene has that name.
+    GridError
+        The reference image is on another grid.
+    """
+    if isinstance(reference, xr.DataArray):
+        Grid.of(reference).require_same(Grid.of(stack), name="the reference", reference="the stack")
+        return reference
+    ids = [str(s) for s in stack["scene"].values] if "scene" in stack.coords else []
+    places = {"first": 0, "last": stack.sizes["time"] - 1, **{s: i for i, s in enumerate(ids)}}
+    if reference == "median":
+        return None
+    if reference not in places:
+        known = ["median", *places]
+        raise SettingError(
+            f"reference is {reference!r}{nearest(reference, known)} Wanted median, first, last or a scene id"
+        )
+    return places[reference]
 
 
 def tiles(shape: tuple[int, int], side_px: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -165,7 +196,7 @@ def median_spread(images: Array) -> tuple[Array, Array, npt.NDArray[np.int64]]:
     count = np.isfinite(images).sum(axis=0)
 
     def at(index: Array) -> Array:
-        return np.take_along_axis(ordered, np.maximum(index, 0)[None], axis=0)[0]
+        return np.asarray(np.take_along_axis(ordered, np.maximum(index, 0)[None], axis=0)[0])
 
     median = (at((count - 1) // 2) + at(count // 2).astype(images.dtype)) / 2
     median = np.where(count > 0, median, np.float32(np.nan))
@@ -193,7 +224,7 @@ def frozen(sample: Sample) -> npt.NDArray[np.bool_]:
     median, _, count = median_spread(bright)
     land = (count > 0) & ~water(thin)
     excess = np.array([_median(date[land] - median[land]) for date in bright])
-    return (excess > _FROZEN_LN) | (share > _FROZEN_SHARE)
+    return np.asarray((excess > _FROZEN_LN) | (share > _FROZEN_SHARE))
 
 
 def _median(values: Array) -> float:
@@ -212,7 +243,7 @@ def water(sample: Sample, median: Array | None = None) -> npt.NDArray[np.bool_]:
             median, _, _ = median_spread(sample.images[::step])
         green, nir = (median[sample.bands.index(b)] for b in ("green", "nir"))
         wet |= green > nir
-    return wet
+    return np.asarray(wet)
 
 
 def reference_dates(sample: Sample) -> npt.NDArray[np.int64]:
@@ -248,7 +279,7 @@ def stable_land(
         if allow_edges:
             expected += _JITTER_PX**2 * _slope(level)
         unsteady |= np.nan_to_num(sd) ** 2 > _UNSTABLE**2 * expected
-    return dry & ~unsteady
+    return np.asarray(dry & ~unsteady)
 
 
 def _slope(level: Array) -> Array:

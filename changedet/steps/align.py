@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet.errors import InputError, SettingError, nearest
-from changedet.grid import Grid
+from changedet.errors import InputError, SettingError
 from changedet.scenes import UNUSABLE, Quality
-from changedet.steps._register import Patches, ShiftEstimate, Template, cut, masked_ncc, match, template
+from changedet.steps._bandpass import masked_ncc
+from changedet.steps._register import Patches, ShiftEstimate, Template, cut, match, template
 from changedet.steps._resample import CORE_PX, apply_shift, move, move_valid
 from changedet.steps._stable import (
     Sample,
     choose_bands,
     draw,
     median_spread,
+    named_reference,
     reference_dates,
     stable_land,
     usable,
@@ -172,7 +173,7 @@ def _estimate(
 ) -> list[ShiftEstimate]:
     """Two passes over a sample of the stack."""
     names = tuple(map(str, stack["band"].values))
-    fixed = _fixed_reference(stack, reference)
+    fixed = named_reference(stack, reference)
     if isinstance(fixed, xr.DataArray):
         names = tuple(b for b in names if b in set(map(str, fixed["band"].values)))
     sample = draw(stack, bands=choose_bands(names), sample_px=sample_px)
@@ -231,23 +232,6 @@ def _centered(found: list[ShiftEstimate], dates: Array) -> list[ShiftEstimate]:
     shifts = np.array([(found[i].dy, found[i].dx) for i in dates if found[i].accepted])
     dy, dx = np.median(shifts, axis=0) if shifts.size else (0.0, 0.0)
     return [replace(e, dy=e.dy - dy, dx=e.dx - dx) if e.accepted else e for e in found]
-
-
-def _fixed_reference(stack: xr.Dataset, reference: str | xr.DataArray) -> int | xr.DataArray | None:
-    """Return the number of the reference scene, the reference image, or None for the median."""
-    if isinstance(reference, xr.DataArray):
-        Grid.of(reference).require_same(Grid.of(stack), name="the reference", reference="the stack")
-        return reference
-    ids = [str(s) for s in stack["scene"].values] if "scene" in stack.coords else []
-    places = {"first": 0, "last": stack.sizes["time"] - 1, **{s: i for i, s in enumerate(ids)}}
-    if reference == "median":
-        return None
-    if reference not in places:
-        known = ["median", *places]
-        raise SettingError(
-            f"reference is {reference!r}{nearest(reference, known)} Wanted median, first, last or a scene id"
-        )
-    return places[reference]
 
 
 def _reference(
