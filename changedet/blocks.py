@@ -30,6 +30,7 @@ from changedet._blocks import (
     map_tiles,
     merge_labels,
     part,
+    renumber,
     spatial,
     strips,
     summarize_labels,
@@ -52,6 +53,7 @@ __all__ = [
     "label",
     "map_tiles",
     "parameters",
+    "renumber",
     "sampled",
     "windows",
 ]
