@@ -115,7 +115,7 @@ _LANDSAT_SKIPPED = (
 _OLI_SKIPPED = _LANDSAT_SKIPPED + r"|_B1[01]$"
 _TM_SKIPPED = _LANDSAT_SKIPPED + r"|_B6(_VCID_[12])?$"
 _S2_SKIPPED = r"(^|_)(TCI|AOT|WVP|PVI|CLD|SNW|CLDPRB|SNWPRB)(_\d\dm)?$|MSK_\w+"
-_S1_SKIPPED = r"incidence|_mask$|shadow|layover|(^|[_\W])(area|lia|inc)(_|$)"
+_S1_SKIPPED = r"inciden(t|ce)|shadow|layover|(^|[_\W])(area|lia|inc)(_|$)"
 _PLANET_RULES = (
     Rule(r"_SR(_|$)", 1e-4, 0.0, "PlanetScope surface reflectance (1e-4)"),
     Rule(r"^(?!.*AnalyticMS)(?!.*Visual)", 1e-4, 0.0, "PlanetScope reflectance taken as 1e-4 (assumed)"),

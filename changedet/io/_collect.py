@@ -48,11 +48,11 @@ def collect(inputs: Inputs) -> dict[Key, Group]:
     files = _files(inputs)
     groups: dict[Key, Group] = {}
     masks: dict[Key, list[Name]] = {}
-    skipped: list[Name] = []
+    skipped: list[tuple[Name, bool]] = []
     for path, named in files.items():
         name = read_name(path)
-        if not named and sensor_of_name(path).skips(name.stem):
-            skipped.append(name)
+        if sensor_of_name(path).skips(name.stem):
+            skipped.append((name, named))
         elif name.mask is not None:
             masks.setdefault(name.key, []).append(name)
         else:
@@ -63,10 +63,20 @@ def collect(inputs: Inputs) -> dict[Key, Group]:
         alone = not group.images and all(files[n.path] for n in found)
         (group.images if alone else group.masks).extend(found)
     groups = {key: group for key, group in groups.items() if group.images}
+    _place_skipped(groups, skipped)
     _add_sidecars(groups)
-    for (folder, stem), group in groups.items():
-        group.skipped = [n.path.name for n in skipped if n.key[0] == folder and n.stem.startswith(stem)]
     return groups
+
+
+def _place_skipped(groups: dict[Key, Group], skipped: list[tuple[Name, bool]]) -> None:
+    """Say which scene leaves out which file; a file that was named itself and has no scene is an image."""
+    scenes = list(groups.items())
+    for name, named in skipped:
+        owners = [g for (folder, stem), g in scenes if folder == name.key[0] and name.stem.startswith(stem)]
+        for group in owners:
+            group.skipped.append(name.path.name)
+        if named and not owners:
+            groups.setdefault(name.key, Group()).images.append(name)
 
 
 def sensor_of_name(path: Path, said: str = "") -> Sensor:

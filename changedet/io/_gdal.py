@@ -29,7 +29,7 @@ def gdal_env() -> Any:
         GDAL_HTTP_TIMEOUT="1",
         CPL_VSIL_CURL_ALLOWED_EXTENSIONS="{noext}",
         GDAL_TIFF_INTERNAL_MASK="YES",
-        GDAL_CACHEMAX=64,
+        GDAL_CACHEMAX=64 << 20,  # bytes: a row of tiles of one window, decoded once
     )
 
 

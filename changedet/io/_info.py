@@ -11,7 +11,7 @@ import numpy.typing as npt
 from changedet.io._masks import decode
 from changedet.io._read import physical
 from changedet.io.raster import read_window
-from changedet.scenes import UNUSABLE, Fit, Quality, Scene
+from changedet.scenes import UNUSABLE, Fit, Scene
 
 Floats = npt.NDArray[np.float32]
 
@@ -71,12 +71,12 @@ def _decimated(scene: Scene, side_px: int) -> tuple[dict[str, Floats], npt.NDArr
     flags = np.zeros((rows, columns), np.uint8)
     image: dict[str, Floats] = {}
     for layer in scene.layers:
-        values, why = physical(read_window(layer, out_shape=(rows, columns)), layer, scene)
+        stored = read_window(layer, out_shape=(rows, columns))
+        values = np.empty(stored.shape, np.float32)
+        flags |= physical(stored, layer, scene, out=values)
         image.update(zip(layer.bands, values, strict=True))
-        flags |= why
     for mask in scene.masks:
         flags |= decode(mask.kind, read_window(mask, out_shape=(rows, columns)))
-    flags[np.isnan(np.stack(list(image.values()))).any(axis=0)] |= np.uint8(Quality.NODATA)
     return image, flags
 
 

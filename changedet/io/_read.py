@@ -44,39 +44,51 @@ class SceneReader:
         """
         shape = tuple(s.stop - s.start for s in window)
         image = np.empty((len(self.bands), *shape), np.float32)
-        flags = np.zeros(shape, np.uint8)
+        return image, self.into(image, window)
+
+    def into(self, image: Floats, window: Window) -> Flags:
+        """Read a window into ``image`` (band, y, x) and return its flags (y, x)."""
+        flags = np.zeros(image.shape[1:], np.uint8)
         for layer in self.scene.layers:
             wanted = tuple(b for b in self.bands if b in layer.bands)
-            if wanted:
-                values, why = self._layer(layer.narrow(wanted), window)
-                image[[self.bands.index(b) for b in wanted]] = values
-                flags |= why
+            at = [self.bands.index(b) for b in wanted]
+            if wanted and at == list(range(at[0], at[0] + len(at))):
+                flags |= self._layer(layer.narrow(wanted), window, image[at[0] : at[0] + len(at)])
+            elif wanted:
+                values = np.empty((len(at), *image.shape[1:]), np.float32)
+                flags |= self._layer(layer.narrow(wanted), window, values)
+                image[at] = values
         for mask in self.scene.masks:
             flags |= self._mask(mask, window)
-        missing = np.isnan(image).any(axis=0)
-        flags[missing & (flags & np.uint8(UNUSABLE) == 0)] |= np.uint8(Quality.NODATA)
-        image[:, flags & np.uint8(UNUSABLE) != 0] = np.nan
-        return image, flags
+        bad = flags & np.uint8(UNUSABLE) != 0
+        if bad.any():
+            image[:, bad] = np.nan
+        return flags
 
     @property
     def _warped(self) -> bool:
         """True where the windows are not on the scene's own grid."""
         return not self.scene.grid.same_as(self.grid)
 
-    def _layer(self, layer: Layer, window: Window) -> tuple[Floats, Flags]:
-        """Read one file on the grid of the windows."""
+    def _layer(self, layer: Layer, window: Window, out: Floats) -> Flags:
+        """Read one file on the grid of the windows into ``out``; return its flags."""
         source = layer.grid or self.scene.grid
+        if source.same_as(self.grid):
+            return physical(read_window(layer, window), layer, self.scene, out=out)
 
         def read(part: Window) -> tuple[Floats, Flags]:
-            return physical(read_window(layer, part), layer, self.scene)
+            stored = read_window(layer, part)
+            values = np.empty(stored.shape, np.float32)
+            return values, physical(stored, layer, self.scene, out=values)
 
-        if source.same_as(self.grid):
-            return read(window)
         kernel = _warp.choose(source, self.grid) if self._warped else _coarse_kernel(source, self.grid)
-        outer = _grown(window)
-        values, why = _warp.resample(read, source, self.grid, outer, kernel=kernel, bands=len(layer.bands))
-        inner = (slice(1, -1), slice(1, -1))
-        return values[:, 1:-1, 1:-1], _inside(why, self._warped)[inner]
+        values, why = _warp.resample(
+            read, source, self.grid, _grown(window), kernel=kernel, bands=len(layer.bands)
+        )
+        out[:] = values[:, 1:-1, 1:-1]
+        flags = _inside(why, self._warped)[1:-1, 1:-1]
+        lost = np.isnan(out).any(axis=0) & (flags & np.uint8(UNUSABLE) == 0)
+        return np.where(lost, flags | np.uint8(Quality.NODATA), flags).astype(np.uint8)
 
     def _mask(self, mask: Mask, window: Window) -> Flags:
         """Read one mask on the grid of the windows, nearest pixel; spread by a pixel where it is warped."""
@@ -112,7 +124,7 @@ def _inside(flags: Flags, spread: bool) -> Flags:
     return np.where(outside, out | np.uint8(Quality.NODATA), out).astype(np.uint8)
 
 
-def physical(stored: npt.NDArray[Any], layer: Layer, scene: Scene) -> tuple[Floats, Flags]:
+def physical(stored: npt.NDArray[Any], layer: Layer, scene: Scene, *, out: Floats) -> Flags:
     """Turn stored values into reflectance or linear power.
 
     Parameters
@@ -120,45 +132,46 @@ def physical(stored: npt.NDArray[Any], layer: Layer, scene: Scene) -> tuple[Floa
     stored : (band, y, x) as read
     layer : its nodata, scale, offset and saturation
     scene : values where the layer has none; whether the values are dB
+    out : (band, y, x) float32, filled with the result; NaN where a value is fill, saturated or not finite
 
     Returns
     -------
-    (band, y, x) float32, NaN where a value is fill, saturated or not finite; (y, x) uint8 flags, set where
-    that is so in any band
+    (y, x) uint8 flags, set where a value of any band is fill, saturated or not finite
     """
     count = stored.shape[0]
-    scales = np.array(layer.scale or (scene.scale,) * count, np.float32)[:, None, None]
-    offsets = np.array(layer.offset or (scene.offset,) * count, np.float32)[:, None, None]
-    out = stored.astype(np.float32)
+    scales, offsets = layer.scale or (scene.scale,) * count, layer.offset or (scene.offset,) * count
+    fills = layer.nodata or (scene.nodata,) * count
     flags = np.zeros(stored.shape[1:], np.uint8)
-    for band, fill in enumerate(layer.nodata or (scene.nodata,) * count):
-        bad = _is_fill(stored[band], fill)
-        if bad is not None and bad.any():
-            flags[bad] |= np.uint8(Quality.NODATA)
-            out[band][bad] = np.nan
-    if layer.saturated is not None and stored.size and stored.max() >= layer.saturated:
-        full = (stored == layer.saturated) & np.isfinite(out)
-        flags[full.any(axis=0)] |= np.uint8(Quality.SATURATED)
-        out[full] = np.nan
-    if (scales != 1).any():
-        out *= scales
-    if (offsets != 0).any():
-        out += offsets
+    for band, values in enumerate(stored):
+        np.multiply(values, np.float32(scales[band]), out=out[band], dtype=np.float32, casting="unsafe")
+        if offsets[band] != 0:
+            out[band] += np.float32(offsets[band])
+        for bad, flag in (
+            (_is_fill(values, fills[band]), Quality.NODATA),
+            (_is_value(values, layer.saturated), Quality.SATURATED),
+        ):
+            if bad is not None:
+                out[band][bad] = np.nan
+                flags[bad] |= np.uint8(flag)
     if scene.decibel:
-        out = np.power(np.float32(10), out / np.float32(10))
-    return out, flags
+        np.power(np.float32(10), out / np.float32(10), out=out)
+    return flags
 
 
 def _is_fill(stored: npt.NDArray[Any], fill: float | None) -> npt.NDArray[np.bool_] | None:
-    """Return where one band is no data; None where that cannot be."""
-    if np.issubdtype(stored.dtype, np.floating):
-        bad = ~np.isfinite(stored)
-        if fill is not None and np.isfinite(fill):
-            bad |= stored == stored.dtype.type(fill)
-        return np.asarray(bad, bool)
-    if fill is None or not float(fill).is_integer():
+    """Return where one band is no data; None where nowhere."""
+    if not np.issubdtype(stored.dtype, np.floating):
+        return _is_value(stored, fill)
+    bad = ~np.isfinite(stored)
+    if fill is not None and np.isfinite(fill):
+        bad |= stored == stored.dtype.type(fill)
+    return bad if bad.any() else None
+
+
+def _is_value(stored: npt.NDArray[Any], value: float | None) -> npt.NDArray[np.bool_] | None:
+    """Return where integers have a value; None where nowhere (looking at the extremes first: it is rare)."""
+    if value is None or stored.size == 0 or not float(value).is_integer():
         return None
-    limits = np.iinfo(stored.dtype)
-    if not limits.min <= fill <= limits.max:
+    if not int(stored.min()) <= value <= int(stored.max()):
         return None
-    return np.asarray(stored == stored.dtype.type(fill), bool)
+    return np.asarray(stored == stored.dtype.type(value), bool)

@@ -19,7 +19,7 @@ from changedet.io._masks import MASK_BANDS, WORDS, landsat_kind
 from changedet.io._names import Name, natural
 from changedet.io.raster import Header, read_header
 from changedet.scenes import Layer, Mask, Scene
-from changedet.sensors import GENERIC, Sensor, group_of
+from changedet.sensors import GENERIC, Sensor, common_name, group_of
 
 _SENSOR_TAGS = ("SENSOR", "SPACECRAFT_ID", "SPACECRAFT_NAME", "MISSION_ID", "PLATFORM", "PRODUCT_URI")
 _SAME_SIZE = 1.05
@@ -84,6 +84,8 @@ def _build(key: Key, files: list[tuple[Name, Header]], group: Group, asked: Aske
     tags = {k: v for _, header in reversed(files) for k, v in header.tags.items()}
     first = files[0][0]
     sensor = sensor_of_name(first.path, " ".join(tags[k] for k in _SENSOR_TAGS if k in tags))
+    files.sort(key=lambda f: _is_pan(f[0], f[1], sensor))
+    first = files[0][0]
     given = _given_names(files, asked.band_names)
     parts = _distinct([_part(n, h, sensor, g) for (n, h), g in zip(files, given, strict=True)])
     masks = [m for p in parts for m in p.masks] + _finest([_sidecar(n) for n in group.masks])
@@ -105,6 +107,11 @@ def _build(key: Key, files: list[tuple[Name, Header]], group: Group, asked: Aske
         why={"sensor": _why_sensor(sensor), "date": why_date},
     )
     return scene.patch(why={**scene.why, **_why(scene, parts, group)})
+
+
+def _is_pan(name: Name, header: Header, sensor: Sensor) -> bool:
+    """Return True for a panchromatic file: finer than the bands with colors, whose grid the scene keeps."""
+    return header.count == 1 and common_name(name.band or header.names[0], sensor) == "pan"
 
 
 def _why_sensor(sensor: Sensor) -> str:
@@ -129,7 +136,7 @@ def _why(scene: Scene, parts: list[_Part], group: Group) -> dict[str, str]:
     if len(parts) > 1:
         out["files"] = f"{len(parts)} files of one acquisition"
     if len({round(x.grid.gsd_m, 3) for x in scene.layers if x.grid is not None}) > 1:
-        out["files"] += "; coarser ones are interpolated (bilinear) onto the finest grid"
+        out["files"] += "; coarser ones are interpolated (bilinear) onto the grid, finer ones averaged"
     if group.skipped:
         out["left_out"] = ", ".join(sorted(group.skipped))
     return out

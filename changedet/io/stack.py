@@ -171,7 +171,7 @@ class StackReader:
         image = np.empty((len(self.scenes), len(self.bands), *size), np.float32)
         quality = np.empty((len(self.scenes), *size), np.uint8)
         for i, scene in enumerate(self.scenes):
-            image[i], quality[i] = SceneReader(scene, self.bands, self.grid)((rows, columns))
+            quality[i] = SceneReader(scene, self.bands, self.grid).into(image[i], (rows, columns))
         return image, quality
 
     def __call__(self, window: Window) -> npt.NDArray[np.float32]:
