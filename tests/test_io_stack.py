@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
+from changedet.blocks import map_tiles, windows
 from changedet.errors import (
     AOIError,
     BandError,
@@ -28,7 +30,7 @@ from changedet.errors import (
 )
 from changedet.grid import Grid
 from changedet.io.products import find_scenes
-from changedet.io.stack import common_bands, open_stack, read_pair, scene_sha256, sha256
+from changedet.io.stack import StackReader, common_bands, open_stack, read_pair, scene_sha256, sha256
 from changedet.scenes import Quality
 
 UTM = Affine(10, 0, 500_000, 0, -10, 4_700_000)
@@ -522,6 +524,29 @@ def test_no_date_and_the_same_date_twice(tmp_path: Path) -> None:
         open_stack(tmp_path, date="plain.tif=2023-01-01")
     times = ["a_20240101.tif=2024-01-01T01:00:00", "plain.tif=2023-01-01"]
     assert open_stack(tmp_path, date=times).sizes["time"] == 3
+
+
+def test_readers_travel_to_other_processes_and_threads(tmp_path: Path) -> None:
+    for n in range(1, 4):
+        write(tmp_path / f"a_2024010{n}.tif", noise((90, 70), seed=n), bands=BANDS, nodata=0)
+    scenes = find_scenes(tmp_path)
+    whole = (slice(0, 90), slice(0, 70))
+    reader = pickle.loads(pickle.dumps(StackReader(tuple(scenes), BANDS, scenes[0].grid, whole)))
+    tiles = list(windows((90, 70), 16))
+    one, two = (map_tiles(lambda t: reader.read(t.inner), tiles, threads=n) for n in (1, 4))
+    for (a, qa), (b, qb) in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(qa, qb)
+
+
+def test_fill_of_float64_does_not_warn(tmp_path: Path) -> None:
+    values = np.full((1, 4, 4), 0.25)
+    values[0, 0, 0] = -1.7976931348623157e308
+    write(tmp_path / "a_20240101.tif", values, nodata=-1.7976931348623157e308)
+    write(tmp_path / "c_20240103.tif", values.clip(-9999).astype("float32"), nodata=-9999)
+    stack = open_stack(tmp_path)
+    assert np.isnan(stack["image"].values[:, 0, 0, 0]).all()
+    assert (stack["image"].values[:, 0, 1:] == 0.25).all()
 
 
 def test_sar_geometries_are_not_mixed(tmp_path: Path) -> None:

@@ -91,6 +91,12 @@ def test_geojson_cuts_at_the_antimeridian(tmp_path: Path) -> None:
     assert sorted(round(v, 6) for p in back.geoms for v in p.bounds[::2]) == [-180, -179.5, 179.5, 180]
 
 
+def test_geojson_of_an_invalid_outline_is_valid(tmp_path: Path) -> None:
+    bow = shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])
+    path = write_geojson(tmp_path / "bow.geojson", gpd.GeoDataFrame(geometry=[bow], crs="EPSG:4326"))
+    assert gpd.read_file(path).geometry.is_valid.all()
+
+
 def test_geojson_needs_a_crs(tmp_path: Path) -> None:
     with pytest.raises(CRSError, match="GeoPackage"):
         write_geojson(tmp_path / "s.geojson", frame(None))

@@ -9,6 +9,8 @@
 ``safety``            what a path may be
 ====================  ======================================================================================
 
-Modules import one another downwards only: safety, files → raster → _names, _dates, _masks, _bands, _scale,
-_warp → _collect, _scenes, _aoi, _read → products → stack.
+Modules import one another downwards only: safety, files → _gdal → _cog → raster → _names, _dates, _masks,
+_bands, _scale, _warp → _collect, _scenes, _aoi, _read, _info → products → stack. A new kind of product (SAFE
+with its metadata, netCDF, STAC) is a module beside ``_scenes`` that makes ``Scene`` records, and a line in
+``products.find_scenes``.
 """

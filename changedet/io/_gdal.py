@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,13 @@ def gdal_env() -> Any:
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+def opened(path: str | os.PathLike[str], *, georeferenced: bool = False) -> Iterator[Any]:
     """Open a raster for reading; what goes wrong while it is open becomes an error of ours.
+
+    Parameters
+    ----------
+    path : local file
+    georeferenced : the file is known to have a transform, so no warning has to be silenced
 
     Raises
     ------
@@ -46,14 +51,13 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     VanishedInputError
         The file went away while it was read.
     """
-    import rasterio
     from rasterio.errors import RasterioError
 
     found = local_path(path)
     if found.is_dir():
         raise UnreadableError(f"{found} is a folder; wanted a raster file; give the files in it")
     try:
-        with gdal_env(), _open_quietly(str(found), rasterio) as dataset:
+        with gdal_env(), _open(str(found), georeferenced) as dataset:
             yield dataset
     except (RasterioError, cpl_error()) as error:
         if not found.exists():
@@ -79,9 +83,11 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _open_quietly(path: str, rasterio: Any) -> Any:
-    """Open a dataset without the warning that a plain picture has no georeference."""
-    with quiet():
+def _open(path: str, georeferenced: bool) -> Any:
+    """Open a dataset, without the warning that a plain picture has no georeference."""
+    import rasterio
+
+    with nullcontext() if georeferenced else quiet():
         return rasterio.DatasetReader(path, driver=list(DRIVERS))
 
 

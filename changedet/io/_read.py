@@ -142,19 +142,21 @@ def physical(stored: npt.NDArray[Any], layer: Layer, scene: Scene, *, out: Float
     scales, offsets = layer.scale or (scene.scale,) * count, layer.offset or (scene.offset,) * count
     fills = layer.nodata or (scene.nodata,) * count
     flags = np.zeros(stored.shape[1:], np.uint8)
-    for band, values in enumerate(stored):
-        np.multiply(values, np.float32(scales[band]), out=out[band], dtype=np.float32, casting="unsafe")
-        if offsets[band] != 0:
-            out[band] += np.float32(offsets[band])
-        for bad, flag in (
-            (_is_fill(values, fills[band]), Quality.NODATA),
-            (_is_value(values, layer.saturated), Quality.SATURATED),
-        ):
-            if bad is not None:
-                out[band][bad] = np.nan
-                flags[bad] |= np.uint8(flag)
-    if scene.decibel:
-        np.power(np.float32(10), out / np.float32(10), out=out)
+    # fill of float64 files may not fit into float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        for band, values in enumerate(stored):
+            np.multiply(values, np.float32(scales[band]), out=out[band], dtype=np.float32, casting="unsafe")
+            if offsets[band] != 0:
+                out[band] += np.float32(offsets[band])
+            for bad, flag in (
+                (_is_fill(values, fills[band]), Quality.NODATA),
+                (_is_value(values, layer.saturated), Quality.SATURATED),
+            ):
+                if bad is not None:
+                    out[band][bad] = np.nan
+                    flags[bad] |= np.uint8(flag)
+        if scene.decibel:
+            np.power(np.float32(10), out / np.float32(10), out=out)
     return flags
 
 

@@ -127,7 +127,7 @@ def select(scene: Scene, bands: Sequence[str]) -> Scene:
     for band in bands:
         if band not in scene.bands:
             raise BandError(
-                f"{scene.id} has no band {band!r}{nearest(band, scene.bands)} It has: "
+                f"{scene.id} has no band {band!r}{nearest(band, scene.bands) or '.'} It has: "
                 f"{', '.join(scene.bands)}; choose with --bands, or name bands with --band-names"
             )
     kept = [(x, tuple(b for b in bands if b in x.bands)) for x in scene.layers]

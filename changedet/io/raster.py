@@ -195,7 +195,8 @@ def read_window(
     from rasterio.windows import Window as RasterioWindow
 
     wanted = layer.indexes if indexes is None else indexes
-    with _still_there(layer.path), opened(layer.path) as dataset:
+    known = layer.grid is not None and layer.grid.georeferenced
+    with _still_there(layer.path), opened(layer.path, georeferenced=known) as dataset:
         part = None if window is None else RasterioWindow.from_slices(*window)
         if tuple(wanted) == (0,):
             return np.asarray(dataset.dataset_mask(window=part, out_shape=out_shape))[None]

@@ -165,6 +165,8 @@ def _geometry(geometry: BaseGeometry | None) -> dict[str, Any] | None:
     if geometry is None or geometry.is_empty:
         return None
     whole = shapely.force_2d(_cut_antimeridian(geometry))
+    if not whole.is_valid:
+        whole = shapely.make_valid(whole)
     rounded = shapely.set_precision(whole, 10.0**-DEGREE_DIGITS)
     if rounded.is_empty:
         rounded = shapely.set_precision(whole, 10.0**-DEGREE_DIGITS, mode="pointwise")
