@@ -1,0 +1,365 @@
+"""The detector: background, evidence, step, null, candidates, verdicts, in bounded windows.
+
+Everything that looks at the whole scene is fitted once on a regular sample; windows are then worked on alone, on a
+fixed grid of tiles, so the result does not depend on how the work is shared out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from changedet.blocks import Tile, map_tiles, windows
+from changedet.grid import Window
+from changedet.scenes import Quality, is_sar
+from changedet.steps import background, breaks, mask, track
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the detector.
+
+    Parameters
+    ----------
+    history_share : first part of the dates that decides which pixels are alike; should be free of what is sought
+    prototypes : classes of pixels at most
+    sample_px : pixels of the regular sample
+    pool_px : standard deviation of the pooling of evidence, about that of a point-spread function
+    doubt_m : pixels this close to a masked cloud are doubtful, as masks miss the thin edge of clouds
+    seed_z : least evidence, in units of the null's noise, that starts a candidate
+    seed : of the clustering
+    """
+
+    history_share: float = 1 / 3
+    prototypes: int = 384
+    sample_px: int = 24_000
+    pool_px: float = 0.8
+    doubt_m: float = 15.0
+    seed_z: float = 8.0
+    seed: int = 0
+
+
+TILE_PX = 256
+LENGTHS = (0, 5)
+"""Dates after a break that make its "after" side: all of them, or five, which finds what was removed again."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was fitted on the sample, enough to compute evidence anywhere."""
+
+    setting: mask.Setting
+    background: background.Background
+    class_spread: Array
+    whiten: Array
+    tolerance_px: Array
+    noise: breaks.Noise
+    options: Options
+    sar: bool
+    doubt_px: int
+
+    @property
+    def halo_px(self) -> int:
+        """Pixels beyond a window that its evidence depends on."""
+        return int(np.ceil(2.5 * self.options.pool_px)) + max(self.doubt_px, 1)
+
+
+def sample_positions(shape: tuple[int, int], count: int) -> tuple[Array, Array]:
+    """Return rows and columns of a regular sample of about ``count`` pixels."""
+    step = max(np.sqrt(shape[0] * shape[1] / count), 1.0)
+    rows = np.unique(np.floor(np.arange(step / 2, shape[0], step)).astype(int).clip(0, shape[0] - 1))
+    columns = np.unique(np.floor(np.arange(step / 2, shape[1], step)).astype(int).clip(0, shape[1] - 1))
+    r, c = np.meshgrid(rows, columns, indexing="ij")
+    return r.ravel(), c.ravel()
+
+
+def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = breaks.Noise()) -> Model:  # noqa: B008
+    """Fit background, noise and null ingredients on a sample of the stack.
+
+    Parameters
+    ----------
+    stack : see :mod:`changedet.scenes`
+    options, noise : settings
+
+    Raises
+    ------
+    DegenerateError
+        Hardly any pixel has a usable history.
+    """
+    sar = is_sar(stack)
+    times = stack.sizes["time"]
+    bands = tuple(map(str, stack.band.values))
+    n_history = mask.history_length(times, share=options.history_share)
+    rows, columns = sample_positions((stack.sizes["y"], stack.sizes["x"]), options.sample_px)
+    picked = {"y": xr.DataArray(rows, dims="pixel"), "x": xr.DataArray(columns, dims="pixel")}
+    raw = stack.image.isel(picked).transpose("time", "band", "pixel").values
+    where = mask.setting(raw, bands, n_history=n_history, sar=sar)
+    sample = np.moveaxis(mask.log_image(raw, sar=sar), 2, 0)
+    position = np.stack([rows, columns], axis=1)
+    model = background.fit_background(
+        sample, position, n_history=n_history, prototypes=options.prototypes, seed=options.seed
+    )
+    found = background.predict(model, sample[:, :n_history], position)
+    residual = sample - found.mean
+    stratum = where.stratum(raw[..., None])[:, 0]
+    spread = class_spread(residual, stratum)
+    sd = np.sqrt(np.fmax(found.spread, np.moveaxis(spread[:, :, stratum], 2, 0)) ** 2 + noise.floor**2)
+    whiten = breaks.whitening((residual / sd).reshape(-1, residual.shape[-1]))
+    gsd_m = float(np.min(stack.gsd_m.values)) if "gsd_m" in stack.coords else 10.0
+    doubt_px = int(np.clip(round(options.doubt_m / gsd_m), 2, 10))
+    return Model(where, model, spread, whiten, tolerance(stack, noise), noise, options, sar, doubt_px)
+
+
+def tolerance(stack: xr.Dataset, noise: breaks.Noise) -> Array:
+    """Return the misregistration to tolerate on each date, px: what is known and was not resampled away counts."""
+    base = np.full(stack.sizes["time"], noise.shift_px)
+    if "shift_dy_px" not in stack.coords:
+        return base
+    left = np.hypot(stack.shift_dy_px.values, stack.shift_dx_px.values)
+    left = np.where(stack.shift_applied.values, 0.0, np.nan_to_num(left, nan=0.3))
+    return np.hypot(base, 0.5 * left)
+
+
+def class_spread(residual: Array, stratum: Array, *, least: int = 20) -> Array:
+    """Return the robust spread of each stratum on each date, (time, band, stratum), 0 where unknown.
+
+    Parameters
+    ----------
+    residual : (pixel, time, band), NaN = not usable
+    stratum : (pixel,)
+    least : fewer usable pixels give no spread
+    """
+    out = np.zeros((*residual.shape[1:], len(mask.STRATA)), np.float32)
+    for s in range(len(mask.STRATA)):
+        own = residual[stratum == s]
+        if own.shape[0] >= least:
+            n = np.isfinite(own).sum(axis=0)
+            own = np.sort(own, axis=0)
+            low, high = (background.rank(own, n, q) for q in (0.16, 0.84))
+            out[:, :, s] = np.where(n >= least, (high - low) / 2, 0)
+    return out
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence of a window, before pooling.
+
+    Parameters
+    ----------
+    residual, weight : (time, band, y, x) float32; weight 0 = not usable
+    frozen, near_cloud : (time, y, x) bool: ice or snow; next to a masked cloud
+    stratum : (y, x) int8
+    slope : (band, y, x) gradient of the reference, ln units a pixel
+    wet : (time, y, x) 1 water, 0 not, NaN unknown
+    """
+
+    residual: Array
+    weight: Array
+    frozen: Array
+    near_cloud: Array
+    stratum: Array
+    slope: Array
+    wet: Array
+
+
+def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evidence:
+    """Compute residuals and weights of a window.
+
+    Parameters
+    ----------
+    model : fitted
+    image : (time, band, y, x) values of the window
+    quality : (time, y, x) flags of the window
+    window : where it lies in the scene
+    """
+    times, bands, height, width = image.shape
+    values = mask.log_image(image, sar=model.sar)
+    n_history = model.background.n_history
+    ordered = np.sort(values[:n_history], axis=0)
+    slope = breaks.gradient(background.rank(ordered, np.isfinite(ordered).sum(axis=0), 0.5))
+    r, c = np.mgrid[window]
+    inner = values.reshape(times, bands, -1)
+    found = background.predict(
+        model.background,
+        np.ascontiguousarray(np.moveaxis(inner[:n_history], 2, 0)),
+        np.stack([r.ravel(), c.ravel()], axis=1),
+    )
+    residual = inner - found.mean.transpose(1, 2, 0)
+    stratum = model.setting.stratum(image)
+    flat = stratum.ravel()
+    w = breaks.weights(
+        residual,
+        np.ascontiguousarray(found.spread.transpose(1, 2, 0)),
+        model.class_spread[:, :, flat],
+        slope.reshape(bands, -1),
+        tolerance_px=model.tolerance_px,
+        floor=model.noise.floor,
+    )
+    frozen = model.setting.frozen[:, flat].reshape(times, height, width)
+    edge = near_cloud(quality, model.doubt_px)
+    w *= np.where(frozen | edge, np.float32(model.noise.doubt_weight), np.float32(1)).reshape(times, 1, -1)
+    limit = model.noise.clip / np.sqrt(np.maximum(w, 1e-12))
+    residual = np.clip(np.nan_to_num(residual), -limit, limit)
+    shape = (times, bands, height, width)
+    return Evidence(residual.reshape(shape), w.reshape(shape), frozen, edge, stratum, slope, model.setting.wet(image))
+
+
+_CLOUDY = int(Quality.CLOUD | Quality.SHADOW | Quality.MASKED)
+
+
+def near_cloud(quality: Array, radius_px: int) -> Array:
+    """Return ``(time, y, x)`` bool, True within a square of ``radius_px`` around a masked cloud."""
+    from scipy.ndimage import maximum_filter1d
+
+    cloudy = ((quality & _CLOUDY) > 0).astype(np.uint8)
+    for axis in (1, 2):
+        cloudy = maximum_filter1d(cloudy, 2 * radius_px + 1, axis=axis, mode="nearest")
+    return cloudy > 0
+
+
+def pool(found: Evidence, sigma_px: float) -> tuple[Array, Array]:
+    """Pool residuals over neighbors by weight: a matched filter for what is as small as the point-spread function."""
+    from scipy.ndimage import gaussian_filter1d
+
+    total, weight = found.residual * found.weight, found.weight
+    for axis in (2, 3):
+        total = gaussian_filter1d(total, sigma_px, axis=axis, truncate=2.5, mode="constant")
+        weight = gaussian_filter1d(weight, sigma_px, axis=axis, truncate=2.5, mode="constant")
+    residual = np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-9)
+    return residual, np.where(found.weight > 0, weight, 0)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Evidence of the whole scene.
+
+    Parameters
+    ----------
+    z : (y, x) float32, step evidence in units of its stratum's null noise, NaN = no decision
+    index : (y, x) int16, first date after the best break, −1 none
+    delta : (band, y, x) float32 step, ln units
+    stratum : (y, x) int8
+    nulls : null of each stratum, None where it has too few pixels
+    """
+
+    z: Array
+    index: Array
+    delta: Array
+    stratum: Array
+    nulls: tuple[breaks.NullScale | None, ...]
+
+
+Tick = Callable[[int], None]
+
+
+def read_window(stack: xr.Dataset, window: Window) -> tuple[Array, Array]:
+    """Return image and quality of a window as NumPy arrays."""
+    part = stack.isel(y=window[0], x=window[1])
+    return np.asarray(part.image.values), np.asarray(part.quality.values)
+
+
+def scan(stack: xr.Dataset, model: Model, *, threads: int = 1, tick: Tick | None = None) -> Maps:
+    """Compute the step evidence of every pixel, tile by tile."""
+    shape = (stack.sizes["y"], stack.sizes["x"])
+    score = np.full(shape, np.nan, np.float32)
+    index = np.full(shape, -1, np.int16)
+    delta = np.zeros((stack.sizes["band"], *shape), np.float32)
+    stratum = np.full(shape, 2, np.int8)
+
+    def work(tile: Tile) -> None:
+        found = evidence(model, *read_window(stack, tile.outer), tile.outer)
+        residual, weight = (np.ascontiguousarray(a[(..., *tile.trim)]) for a in pool(found, model.options.pool_px))
+        times, bands, height, width = residual.shape
+        step = breaks.best_step(
+            residual.reshape(times, bands, -1), weight.reshape(times, bands, -1), model.whiten, lengths=LENGTHS
+        )
+        score[tile.inner] = step.score.reshape(height, width)
+        index[tile.inner] = step.index.reshape(height, width)
+        delta[(slice(None), *tile.inner)] = step.delta.reshape(bands, height, width)
+        stratum[tile.inner] = found.stratum[tile.trim]
+
+    map_tiles(work, list(windows(shape, TILE_PX, halo_px=model.halo_px)), threads=threads, tick=tick)
+    nulls = tuple(breaks.null_scale(score[stratum == s]) for s in range(len(mask.STRATA)))
+    z = np.full(shape, np.nan, np.float32)
+    for s, null in enumerate(nulls):
+        if null is not None:
+            z[stratum == s] = null.z(score[stratum == s])
+    return Maps(z, index, delta, stratum, nulls)
+
+
+@dataclass(frozen=True)
+class Object:
+    """A candidate with its history and the verdict on it."""
+
+    candidate: track.Candidate
+    series: track.Series
+    verdict: track.Verdict
+    over: str
+    stratum: str
+
+
+def objects(
+    stack: xr.Dataset,
+    model: Model,
+    maps: Maps,
+    *,
+    rules: track.Persistence = track.Persistence(),  # noqa: B008
+    growth: track.Growth = track.Growth(),  # noqa: B008
+    tick: Tick | None = None,
+) -> list[Object]:
+    """Cut candidates from the evidence, date and judge each."""
+    seed = np.full(maps.z.shape, model.options.seed_z, np.float32)
+    found = []
+    for candidate in track.candidates(maps.z, maps.delta, seed, growth):
+        found.append(_judge(stack, model, maps, candidate, rules))
+        if tick is not None:
+            tick(1)
+    return found
+
+
+def _judge(stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence) -> Object:
+    """Date and judge one candidate from the evidence of its own window."""
+    window = candidate.window
+    outer = tuple(
+        slice(max(s.start - model.halo_px, 0), min(s.stop + model.halo_px, n))
+        for s, n in zip(window, maps.z.shape, strict=True)
+    )
+    own = evidence(model, *read_window(stack, outer), outer)
+    stratum = mask.STRATA[np.bincount(maps.stratum[candidate.rows, candidate.columns], minlength=3).argmax()]
+
+    def series(pick: Array) -> track.Series:
+        at = (slice(None), candidate.rows[pick] - outer[0].start, candidate.columns[pick] - outer[1].start)
+        frozen, edge = (a[at].mean(axis=1) > 0.5 for a in (own.frozen, own.near_cloud))
+        residual, weight = (a[(slice(None), *at)] for a in (own.residual, own.weight))
+        return track.project(residual, weight, candidate.delta, model.whiten, frozen, edge)
+
+    everything = np.ones(candidate.rows.size, bool)
+    at = (slice(None), candidate.rows - outer[0].start, candidate.columns - outer[1].start)
+    causes = track.Causes(
+        level=model.setting.level,
+        years=years(stack),
+        frozen=model.setting.frozen[:, mask.STRATA.index(stratum)],
+        over=stratum,
+        edge_step=float(np.median(np.linalg.norm(own.slope[at], axis=0))),
+        step=float(np.linalg.norm(candidate.delta)),
+    )
+    whole = series(everything)
+    verdict = track.judge(whole, causes, rules)
+    early = track.first_part(maps.index[candidate.rows, candidate.columns])
+    if verdict.status in ("persistent", "unresolved", None) and early is not None:
+        part = track.judge(series(early), causes, rules)
+        verdict = track.grown(verdict, part)
+    return Object(candidate, whole, verdict, stratum, stratum)
+
+
+def years(stack: xr.Dataset) -> Array:
+    """Return acquisition times in years from the first date, (time,) float64."""
+    times = stack.time.values
+    return np.asarray((times - times[0]) / np.timedelta64(1, "D") / 365.25, np.float64)
