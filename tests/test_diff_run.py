@@ -86,6 +86,7 @@ def test_what_diff_writes(pair, tmp_path):
     np.testing.assert_array_equal(band(out / "change.tif"), truth)
     with rasterio.open(out / "change.tif") as dataset:
         assert dataset.dtypes == ("uint8",) and dataset.nodata == 255
+        assert dataset.crs.to_epsg() == 32652 and dataset.transform == UTM.transform
         assert {k: v for k, v in dataset.tags().items() if k.startswith("CATEGORY_")} == {
             "CATEGORY_0": "unchanged", "CATEGORY_1": "changed", "CATEGORY_255": "nodata",
         }  # fmt: skip

@@ -58,10 +58,10 @@ def run(
     Every setting of plan.toml can be given with --set, or all of them with --plan.
     """
     given = locals()
+    option.refuse_unavailable(stac_search=stac_search, collection=collection, scheduler=scheduler)
     from changedet.pipeline import ReadOptions
     from changedet.pipeline.run import run as work
 
-    option.refuse_unavailable(stac_search=stac_search, collection=collection, scheduler=scheduler)
     chosen = option.make_plan(given)
     how = {"overwrite": overwrite, "strict": strict, "read_options": chosen.record(ReadOptions)}
     where, names = option.site_of(site), option.names_of(outputs)

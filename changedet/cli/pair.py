@@ -70,13 +70,21 @@ def diff(
     from changedet.pipeline.bitemporal import Task
     from changedet.pipeline.bitemporal import diff as work
 
-    chosen = option.make_plan(given)
+    chosen = option.make_plan(given | {"threshold": _number(threshold)})
     if alpha is not None:
         chosen = chosen.with_values({"threshold.chi2.alpha": alpha, "threshold.fdr.alpha": alpha})
     task = Task(option.area_of(site, aoi), option.names_of(outputs), overwrite, command_line())
     with bars() as progress:
         result = work(before, after, out, chosen, task=task, progress=progress)
     _tell(result)
+
+
+def _number(text: str | None) -> str | float | None:
+    """Return a threshold as a number where it is one."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _tell(result: DiffResult) -> None:

@@ -84,7 +84,7 @@ class Comparison:
         if self.labels is None:
             raise InputError("no objects were looked for; ask for change.tif or for objects")
         marks = (self.labels > 0).astype(np.uint8).where(np.isfinite(self.magnitude), np.uint8(255))
-        return marks.astype(np.uint8).rename("change").drop_attrs()
+        return marks.astype(np.uint8).rename("change").drop_attrs(deep=False)
 
 
 @dataclass(frozen=True)
