@@ -6,6 +6,7 @@ where it is long enough to matter (``apply_above_px``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from changedet.blocks import Windowed
 from changedet.errors import InputError, SettingError
 from changedet.scenes import UNUSABLE, Quality
 from changedet.steps._bandpass import masked_ncc
 from changedet.steps._register import Patches, ShiftEstimate, Template, cut, match, template
-from changedet.steps._resample import CORE_PX, apply_shift, move, move_valid
+from changedet.steps._resample import CORE_PX, REACH_PX, apply_shift, move, move_valid
 from changedet.steps._stable import (
     Sample,
     choose_bands,
@@ -149,7 +151,7 @@ def align(
     -------
     xr.Dataset with ``shift_dy_px``, ``shift_dx_px`` (shift to apply; zero where refused),
     ``shift_residual_px``, ``shift_tie_points``, ``shift_accepted``, ``shift_applied`` and ``shift_why`` along
-    time. Where nothing is applied the pixels are the input's own, lazy where it is.
+    time. Pixels are lazy where the input's are, and the input's own where nothing is applied.
 
     Raises
     ------
@@ -254,23 +256,62 @@ def _reference(
 
 
 def _shifted(stack: xr.Dataset, estimates: list[ShiftEstimate], applied: list[bool]) -> xr.Dataset:
-    """Return the stack with some scenes moved; the same pixels where none is."""
+    """Return the stack with some scenes moved, lazy where it is; the same pixels where none is."""
     if not any(applied):
         return stack
     image = stack["image"].transpose("time", "band", "y", "x")
-    pixels = np.array(image.values, np.float32)
-    flags = np.array(stack["quality"].transpose("time", "y", "x").values) if "quality" in stack else None
-    for i, estimate in enumerate(estimates):
-        if not applied[i]:
-            continue
-        shift = (estimate.dy, estimate.dx)
-        if flags is not None:
-            flags[i] = move_flags(flags[i], pixels[i], shift)
-        pixels[i] = apply_shift(pixels[i], shift)
-    moved = stack.assign(image=image.copy(data=pixels))
-    if flags is None:
+    moved = stack.assign(image=image.copy(data=_stacked(_moved_scene, [image], estimates, applied)))
+    if "quality" not in stack:
         return moved
-    return moved.assign(quality=stack["quality"].transpose("time", "y", "x").copy(data=flags))
+    flags = stack["quality"].transpose("time", "y", "x")
+    data = _stacked(_moved_quality, [flags, image], estimates, applied)
+    return moved.assign(quality=flags.copy(data=data))
+
+
+def _stacked(
+    work: Callable[..., xr.DataArray],
+    images: list[xr.DataArray],
+    estimates: list[ShiftEstimate],
+    applied: list[bool],
+) -> Any:
+    """Put the dates of the first image together again, some of them worked on."""
+    dates = []
+    for i, (estimate, use) in enumerate(zip(estimates, applied, strict=True)):
+        scenes = [image.isel(time=i, drop=True) for image in images]
+        reach = int(np.ceil(max(abs(estimate.dy), abs(estimate.dx)))) + REACH_PX + CORE_PX
+        shift = {"dy": estimate.dy, "dx": estimate.dx, "halo_px": reach}
+        dates.append(work(*scenes, shift) if use else scenes[0])
+    return _concat(dates, "time").data
+
+
+def _concat(parts: list[xr.DataArray], dim: str) -> xr.DataArray:
+    """Stack arrays of one grid along a new dimension."""
+    return xr.concat(parts, dim, coords="minimal", compat="override", join="override", combine_attrs="drop")
+
+
+def _moved_scene(image: xr.DataArray, shift: dict[str, Any]) -> xr.DataArray:
+    """Move every band of a scene."""
+    bands = range(image.sizes["band"])
+    return _concat([_MOVE_BAND(image.isel(band=b, drop=True), **shift) for b in bands], "band")
+
+
+def _moved_quality(flags: xr.DataArray, image: xr.DataArray, shift: dict[str, Any]) -> xr.DataArray:
+    """Move the flags of a scene."""
+    return _MOVE_FLAGS(flags, image, **shift).astype(np.uint8)
+
+
+def _band_kernel(image: Array, *, dy: float = 0.0, dx: float = 0.0, halo_px: int = 8) -> Array:
+    """Move the one band of ``(1, y, x)``."""
+    return np.asarray(apply_shift(image, (dy, dx))[0])
+
+
+def _flags_kernel(flags: Array, image: Array, *, dy: float = 0.0, dx: float = 0.0, halo_px: int = 8) -> Array:
+    """Move the flags ``(1, y, x)`` of an image ``(band, y, x)``; float32, as blocks are."""
+    return move_flags(flags[0], image, (dy, dx)).astype(np.float32)
+
+
+_MOVE_BAND = Windowed(_band_kernel, "halo_px")
+_MOVE_FLAGS = Windowed(_flags_kernel, "halo_px")
 
 
 def _labelled(stack: xr.Dataset, estimates: list[ShiftEstimate], applied: list[bool]) -> xr.Dataset:
