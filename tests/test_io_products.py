@@ -266,6 +266,9 @@ def test_given_dates(tmp_path: Path) -> None:
     assert str(find_scenes(path, date="2024-05-01T06:00")[0].date)[:16] == "2024-05-01T06:00"
     assert str(find_scenes(path, date="%d-%m-%Y")[0].date)[:10] == "2024-02-01"
     assert str(find_scenes(path, date={"site_01-02-2024.tif": "2024-02-03"})[0].date)[:10] == "2024-02-03"
+    assert str(find_scenes(path, date=" site_01-02-2024 = 2024-02-03 ")[0].date)[:10] == "2024-02-03"
+    with pytest.raises(DateError, match=r"not among the inputs; did you mean 'site_01-02-2024'"):
+        find_scenes(path, date="site_01-02-2025=2024-05-01")
     with pytest.raises(DateError, match="is no date"):
         find_scenes(path, date="yesterday")
     with pytest.raises(DateError, match="does not hold a date"):

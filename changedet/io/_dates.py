@@ -99,7 +99,13 @@ def _moment(parts: Mapping[str, str | None]) -> np.datetime64 | None:
         return None
 
 
-def find_date(path: Path, tags: Mapping[str, str], given: Mapping[str, str] | str | None = None) -> Dated:
+def find_date(
+    path: Path,
+    tags: Mapping[str, str],
+    given: Mapping[str, str] | str | None = None,
+    *,
+    names: Iterable[str] = (),
+) -> Dated:
     """Return the acquisition date of a file and its source in words.
 
     What the user gives wins; then tags that name the acquisition; then the earlier of the file's own
@@ -110,13 +116,14 @@ def find_date(path: Path, tags: Mapping[str, str], given: Mapping[str, str] | st
     path : the file
     tags : its tags, keys in upper case
     given : name → date text, or a ``strptime`` pattern over the name (see :func:`parse_given`)
+    names : further names under which a date may be given (the scene's id, its other files)
 
     Raises
     ------
     DateError
         A given date cannot be read.
     """
-    said = _given(path, given)
+    said = _given(path, given, [str(path), path.name, path.stem, *names, "*"])
     if said is not None:
         return said, "given with --date"
     tagged = _tagged(tags)
@@ -190,16 +197,16 @@ def parse_given(date: str | Iterable[str] | Mapping[str, str] | None) -> Mapping
     if len(texts) == 1 and "%" in texts[0] and "=" not in texts[0]:
         return texts[0]
     pairs = [t.rpartition("=") for t in texts]
-    return {name or "*": text for name, _, text in pairs}
+    return {name.strip() or "*": text.strip() for name, _, text in pairs}
 
 
-def _given(path: Path, given: Mapping[str, str] | str | None) -> np.datetime64 | None:
+def _given(path: Path, given: Mapping[str, str] | str | None, names: list[str]) -> np.datetime64 | None:
     """Return the date that the user gave for a file."""
     if given is None:
         return None
     if isinstance(given, str):
         return _by_pattern(path, given)
-    for name in (str(path), path.name, path.stem, "*"):
+    for name in names:
         if name in given:
             moment = to_date(given[name])
             if moment is None:

@@ -89,7 +89,7 @@ def _build(key: Key, files: list[tuple[Name, Header]], group: Group, asked: Aske
     given = _given_names(files, asked.band_names)
     parts = _distinct([_part(n, h, sensor, g) for (n, h), g in zip(files, given, strict=True)])
     masks = [m for p in parts for m in p.masks] + _finest([_sidecar(n) for n in group.masks])
-    date, why_date = find_date(first.path, tags, asked.date)
+    date, why_date = find_date(first.path, tags, asked.date, names=names_of(key[1], [n for n, _ in files]))
     layers = tuple(p.layer for p in parts)
     scene = Scene(
         id=first.stem if len(files) == 1 else key[1],
@@ -107,6 +107,11 @@ def _build(key: Key, files: list[tuple[Name, Header]], group: Group, asked: Aske
         why={"sensor": _why_sensor(sensor), "date": why_date},
     )
     return scene.patch(why={**scene.why, **_why(scene, parts, group)})
+
+
+def names_of(key: str, files: list[Name]) -> list[str]:
+    """Return every name under which a user may speak of a scene."""
+    return [key, *(text for n in files for text in (str(n.path), n.path.name, n.path.stem))]
 
 
 def _is_pan(name: Name, header: Header, sensor: Sensor) -> bool:

@@ -22,7 +22,7 @@ from changedet.io._collect import Inputs, collect
 from changedet.io._dates import parse_given, to_date
 from changedet.io._info import grids_of, groups_of, scene_info
 from changedet.io._names import natural
-from changedet.io._scenes import Asked, build_scenes
+from changedet.io._scenes import Asked, build_scenes, names_of
 from changedet.scenes import Scene
 
 if TYPE_CHECKING:
@@ -75,7 +75,11 @@ def find_scenes(
         Names, dates or grids inside one scene clash, or a file holds no measurements.
     """
     asked = Asked(parse_given(date), split_names(band_names))
-    scenes = [s for key, group in collect(inputs).items() for s in build_scenes(key, group, asked)]
+    groups = collect(inputs)
+    if isinstance(asked.date, Mapping):
+        known = {n for key, group in groups.items() for n in names_of(key[1], group.images)}
+        _require_known(asked.date, known)
+    scenes = [s for key, group in groups.items() for s in build_scenes(key, group, asked)]
     scenes = _scale.agree(_unique_ids(scenes))
     if bands is not None:
         scenes = [select(s, bands) for s in scenes]
@@ -84,6 +88,16 @@ def find_scenes(
     if aoi is not None:
         scenes = [s for s in scenes if touches(s.grid, aoi)]
     return sorted(scenes, key=by_date)
+
+
+def _require_known(dates: Mapping[str, str], known: set[str]) -> None:
+    """Refuse a date for a file that is not there: it is a slip that would go unnoticed."""
+    for name in dates:
+        if name != "*" and name not in known:
+            raise DateError(
+                f"--date speaks of {name!r}, which is not among the inputs{nearest(name, known) or '.'} "
+                "Wanted NAME=YYYY-MM-DD with the name of a file or scene"
+            )
 
 
 def by_date(scene: Scene) -> tuple[bool, int, tuple[object, ...]]:
