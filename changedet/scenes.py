@@ -127,6 +127,7 @@ class Scene:
     scale, offset : reflectance (or power) = stored · scale + offset, where the layer says nothing else
     nodata : stored value that means no data, None where not declared
     decibel : stored values are dB (power = 10^(value / 10) after scale and offset)
+    physical : values are reflectance or power; False for display values and digital numbers
     masks : rasters that say which pixels may be used
     group : scenes of one group may be compared (SAR: the same orbit, burst and pass; else the sensor)
     why : decision → reason, in words (date source, scale source, mask source, …)
@@ -142,6 +143,7 @@ class Scene:
     offset: float = 0.0
     nodata: float | None = None
     decibel: bool = False
+    physical: bool = True
     masks: tuple[Mask, ...] = ()
     group: str = ""
     why: dict[str, str] = field(default_factory=dict)

@@ -135,6 +135,8 @@ def test_taizhou_is_envi_with_wavelengths() -> None:
     assert before["band"].values.tolist() == ["blue", "green", "red", "nir", "swir16", "swir22"]
     np.testing.assert_allclose(before.values, stored(folder / "2000TM") / 255, rtol=1e-6)
     assert before.shape == after.shape == (6, 400, 400)
+    # digital numbers: an index of two bands says nothing of water
+    assert scene_info(find_scenes(folder / "2000TM")[0])["water"] is None
 
 
 @pytest.mark.parametrize("site", ["bern", "ottawa", "sanfrancisco"])

@@ -31,7 +31,7 @@ def scene_info(
     Returns
     -------
     dict with the keys of ``info --json``; ``shift_px`` is null until the stack is aligned, ``water`` is null
-    without green and near infrared
+    without green and near infrared in reflectance
 
     Raises
     ------
@@ -94,7 +94,7 @@ def _water_share(scene: Scene, image: dict[str, Floats], flags: npt.NDArray[np.u
     """Return the share of usable pixels whose NDWI is positive (McFeeters 1996)."""
     infrared = next((b for b in ("nir", "nir08") if b in image), None)
     good = flags & np.uint8(UNUSABLE) == 0
-    if "green" not in image or infrared is None or scene.is_sar or not good.any():
+    if "green" not in image or infrared is None or not scene.physical or not good.any():
         return None
     green, nir = image["green"][good], image[infrared][good]
     return round(float(np.mean(green > nir)), 4)

@@ -26,12 +26,14 @@ class Scale:
     scale, offset : physical = stored · scale + offset
     why : in words
     assumed : rests on the values of the scene alone, so a stack must agree on it
+    physical : the result is reflectance or power; False for display values and digital numbers
     """
 
     scale: float
     offset: float
     why: str
     assumed: bool = False
+    physical: bool = True
 
 
 def sample(layer: Layer, *, side_px: int = 128) -> npt.NDArray[Any]:
@@ -102,16 +104,23 @@ def find_scale(layer: Layer, sensor: Sensor, name: str) -> Scale:
     if rule is not None:
         return _checked(Scale(rule.scale, rule.offset, rule.words), layer)
     if sensor.name != "generic":
-        return Scale(1.0, 0.0, f"{sensor.name} digital numbers, not reflectance (no rule for this product)")
+        return Scale(
+            1.0,
+            0.0,
+            f"{sensor.name} digital numbers, not reflectance (no rule for this product)",
+            physical=False,
+        )
     return _generic(layer)
 
 
 def _generic(layer: Layer) -> Scale:
     """Assume what can be assumed of integers from an unknown sensor."""
     if layer.dtype == "uint8":
-        return Scale(1 / 255, 0.0, "8-bit display values divided by 255, not reflectance")
+        return Scale(1 / 255, 0.0, "8-bit display values divided by 255, not reflectance", physical=False)
     if not all(known(b) and b not in SAR_BANDS for b in layer.bands):
-        return Scale(1.0, 0.0, "stored values taken as they are (no scale in the file, sensor unknown)")
+        return Scale(
+            1.0, 0.0, "stored values taken as they are (no scale in the file, sensor unknown)", physical=False
+        )
     stored = sample(layer)
     good = stored[valid(stored, layer)]
     high = float(np.percentile(good, 99.9)) if good.size else 0.0
@@ -119,7 +128,7 @@ def _generic(layer: Layer) -> Scale:
         words = f"assumed reflectance times 10,000 (99.9 % of the values are below {high:.0f})"
         return Scale(1e-4, 0.0, words, assumed=True)
     words = f"stored values taken as they are (values reach {high:.0f}, no reflectance times 10,000)"
-    return Scale(1.0, 0.0, words, assumed=True)
+    return Scale(1.0, 0.0, words, assumed=True, physical=False)
 
 
 def _checked(scale: Scale, layer: Layer, *, share: float = 0.02) -> Scale:
@@ -176,4 +185,4 @@ def _with_scale(scene: Scene, chosen: dict[tuple[object, ...], float]) -> Scene:
     words = f"{scene.why['scale']}; read times {chosen[kind]:g} as the other scenes of its kind"
     why = {**scene.why, "scale": words}
     layers = tuple(replace(x, scale=(chosen[kind],) * len(x.bands)) for x in scene.layers)
-    return replace(scene, scale=chosen[kind], layers=layers, why=why)
+    return replace(scene, scale=chosen[kind], layers=layers, physical=chosen[kind] != 1, why=why)

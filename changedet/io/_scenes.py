@@ -102,6 +102,7 @@ def _build(key: Key, files: list[tuple[Name, Header]], group: Group, asked: Aske
         offset=layers[0].offset[0],
         nodata=layers[0].nodata[0],
         decibel=_scale.is_decibel(layers[0]),
+        physical=all(p.scale.physical for p in parts),
         masks=tuple(masks),
         group=group_of(first.stem, tags, sensor),
         why={"sensor": _why_sensor(sensor), "date": why_date},
