@@ -315,3 +315,13 @@ def test_squares_points_and_emptiness():
     frame = measure_polygons([box(500_000, 0, 500_002, 2), bar(500_000, 0, 2, 2, 30)], UTM)
     assert list(frame.bearing_deg) == pytest.approx([0, 30], abs=1e-6)
     assert len(measure_polygons([], UTM)) == 0
+
+
+def test_the_smallest_rectangle_is_that_of_geos():
+    rng = np.random.default_rng(0)
+    clouds = [rng.normal(size=(rng.integers(3, 40), 2)) * [3, 1] for _ in range(300)]
+    shapes = shapely.convex_hull([shapely.multipoints(cloud) for cloud in clouds])
+    found = measure_polygons(shapes, None)
+    boxes = shapely.area(shapely.oriented_envelope(shapes))
+    np.testing.assert_allclose(found.length_m * found.width_m, boxes, rtol=1e-9)
+    assert (found.length_m >= found.width_m).all()

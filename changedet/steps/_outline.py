@@ -79,14 +79,18 @@ def _links(part: Array, at: Array, shape: tuple[int, ...]) -> tuple[Array, Array
     following : (n,) number of the next side
     side, pixel : (n,) which side of which labelled pixel
     """
-    row, column = np.divmod(at, shape[1])
+    column = at % shape[1]
+    # Where the pixels above and below are, or would be, among the labelled ones.
+    beside = {step: np.searchsorted(at, at + step * shape[1]) for step in (-1, 1)} | {0: np.arange(at.size)}
 
     def neighbor(which: Array, step: tuple[int, int]) -> tuple[Array, Array]:
         """Return the neighbors' numbers among the labelled pixels, and whether they are of the same part."""
-        r, c = row[which] + step[0], column[which] + step[1]
-        inside = (r >= 0) & (r < shape[0]) & (c >= 0) & (c < shape[1])
-        position = r * shape[1] + c
-        number = np.minimum(np.searchsorted(at, position), at.size - 1)
+        position = at[which] + step[0] * shape[1] + step[1]
+        number = beside[step[0]][which] + min(step[1], 0)
+        if step[1] > 0:
+            number += at[np.minimum(number, at.size - 1)] == position - 1
+        number = np.clip(number, 0, at.size - 1)
+        inside = (column[which] + step[1] >= 0) & (column[which] + step[1] < shape[1])
         return number, inside & (at[number] == position) & (part[number] == part[which])
 
     everyone = np.arange(at.size)
