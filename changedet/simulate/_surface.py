@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from changedet.simulate._fields import Array, Bank, smoothstep, stream
+from changedet.simulate._fields import Array, Bank, fractal, smoothstep, stream
 from changedet.simulate._settings import SceneSettings
 from changedet.simulate._spectra import spectrum
 from changedet.simulate._terrain import (
@@ -22,6 +22,8 @@ from changedet.simulate._terrain import (
     shaded,
 )  # fmt: skip
 from changedet.simulate._weather import Day
+
+FILM_DAYS = 90.0  # from sowing until the plastic film comes off a plot
 
 # Season of wild plants at 42 N on the coast (typical): day of year of half green-up and half senescence.
 _GREEN_UP, _SENESCENCE = {GRASS: 122, REED: 136, FOREST: 129}, {GRASS: 283, REED: 268, FOREST: 285}
@@ -65,6 +67,7 @@ def _land(
     freeboard = np.maximum(ground.bed_m - np.float32(day.level_m), 0)
     damp = np.float32(0.45) * np.exp(-freeboard / np.float32(0.22)) * (ground.label < FIELD)
     damp += np.float32(0.35 * day.wetness) * bare
+    _disturb(settings, ground, day, out)
     change = np.float32(0.03) * bank.draw(rng, "patch") + np.float32(0.02) * bank.draw(rng, "fine")
     out *= (1 + ground.texture + change) * (1 - np.minimum(damp, np.float32(0.6)))
     road = spectrum("gravel", settings.bands) if settings.seed % 3 else spectrum("asphalt", settings.bands)
@@ -76,6 +79,22 @@ def _land(
     dark = shaded(ground.height_m, day.sun_elevation_deg, day.sun_azimuth_deg, settings.gsd_m)
     lost = (1 - spectrum("skylight", settings.bands))[:, None, None] * np.float32(0.85)
     return _leaning(settings, ground, day, out * (1 - lost * dark)), snow
+
+
+def _disturb(settings: SceneSettings, ground: Terrain, day: Day, land: Array) -> None:
+    """Burn grass and reeds in patches in early spring, mow them in late summer; in place, anew each year."""
+    burnt = np.clip((day.doy - 70) / 30, 0, 1) * np.clip((150 - day.doy) / 20, 0, 1)
+    mown = np.clip((day.doy - 215) / 25, 0, 1) * np.clip((330 - day.doy) / 20, 0, 1)
+    for name, strength in (("burn", float(burnt)), ("mow", float(mown))):
+        if strength <= 0:
+            continue
+        rng = stream(settings.seed, name, day.year)
+        patch = fractal(rng, ground.shape, float(rng.uniform(25, 90)) / settings.gsd_m, 2.4)
+        share = smoothstep(patch, 1.0, 1.2) * np.float32(strength) * np.isin(ground.label, (GRASS, REED))
+        after = (
+            spectrum("stubble", settings.bands) if name == "mow" else spectrum("soil", settings.bands) * 0.4
+        )
+        land += (after.astype(np.float32)[:, None, None] - land) * share * np.float32(0.8)
 
 
 def _leaning(settings: SceneSettings, ground: Terrain, day: Day, land: Array) -> Array:
@@ -123,7 +142,7 @@ def season(settings: SceneSettings, parcel: Parcel, year: int) -> tuple[bool, fl
 
 def filmed(settings: SceneSettings, parcel: Parcel, year: int) -> bool:
     """Whether a plot lies under plastic film in the early summer of a year, as garden plots often do."""
-    return parcel.film and stream(settings.seed, "film", parcel.label * 10000 + year).random() < 0.4
+    return parcel.film and stream(settings.seed, "film", parcel.label * 10000 + year).random() < 0.5
 
 
 def _field(settings: SceneSettings, parcel: Parcel, year: int, doy: float) -> Array:
@@ -135,7 +154,7 @@ def _field(settings: SceneSettings, parcel: Parcel, year: int, doy: float) -> Ar
         return blend("grass_dry", "grass_green", greenness(doy, 118, 285, 12) * 0.8 * parcel.vigor, bands)
     if parcel.paddy and sow - 5 < doy < sow + 25:
         return np.asarray(spectrum("water_clear", bands) * np.float32(1.6) + np.float32(0.15) * soil)
-    if filmed(settings, parcel, year) and sow - 8 < doy < sow + 75:
+    if filmed(settings, parcel, year) and sow - 8 < doy < sow + FILM_DAYS:
         return np.asarray(soil + (spectrum("film", bands) - soil) * np.float32(0.75))
     if sow - 20 < doy < sow + 10 or doy > harvest + parcel.plow_lag_d:
         return soil

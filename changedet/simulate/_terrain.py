@@ -234,7 +234,7 @@ def _cover(
         + 0.25 * noise[25]
     )
     farm = across < 0 if rng.random() < 0.5 else across > 0
-    share = np.where(farm, rng.uniform(-0.9, -0.2), rng.uniform(0.3, 1.1)).astype(np.float32)
+    share = np.where(farm, rng.uniform(-0.9, -0.2), rng.uniform(0.0, 0.9)).astype(np.float32)
     fields = (land > size * (45 + 10 * noise[90])) & (wood > share)
     label[fields] = field_label[fields]
     label[(land > 30) & (wood < share - rng.uniform(0.5, 0.9))] = FOREST

@@ -9,7 +9,7 @@ import numpy as np
 
 from changedet.simulate._fields import stream
 from changedet.simulate._settings import SceneSettings
-from changedet.simulate._surface import filmed, season
+from changedet.simulate._surface import FILM_DAYS, filmed, season
 from changedet.simulate._terrain import FIELD, MARGIN, Terrain
 from changedet.simulate._weather import Day
 from changedet.simulate._works import Structure
@@ -151,7 +151,7 @@ def _harvests(settings: SceneSettings, ground: Terrain, weather: tuple[Day, ...]
             after = [d.index for d in weather if d.year == year and d.doy > harvest]
             if sown and after and after[0] > 0 and weather[after[0] - 1].year == year:
                 found.append(Passing("harvest", parcel.box, after[0], after[-1], None))
-            under = [d.index for d in weather if d.year == year and sow - 8 < d.doy < sow + 75]
+            under = [d.index for d in weather if d.year == year and sow - 8 < d.doy < sow + FILM_DAYS]
             if sown and under and filmed(settings, parcel, year):
                 found.append(Passing("film", parcel.box, under[0], under[-1], None))
     return found

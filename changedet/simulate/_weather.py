@@ -62,7 +62,7 @@ def scene_dates(settings: SceneSettings) -> NDArray[np.datetime64]:
     rng = stream(settings.seed, "dates")
     start, end = np.datetime64(settings.start, "D"), np.datetime64(settings.end, "D")
     span = float((end - start) / _DAY)
-    gaps = rng.uniform(0.35, 1.65, settings.n_dates)
+    gaps = np.clip(rng.lognormal(-0.2, 0.7, settings.n_dates), 0.35, 4)
     offset = np.floor((np.cumsum(gaps) - gaps[0] * rng.uniform(0.3, 1)) / gaps.sum() * span)
     minutes = rng.integers(100, 150, settings.n_dates).astype("timedelta64[m]")
     moments = (start.astype("datetime64[ns]") + offset.astype("timedelta64[D]") + minutes).astype(

@@ -72,7 +72,7 @@ def programme(
 ) -> tuple[Structure, ...]:
     """Every structure of a scene, in order of start; empty where nothing is built.
 
-    The programme is paced so that most structures are followed by three `good` scenes (open water, little
+    The programme is paced so that most structures are followed by four `good` scenes (open water, little
     cloud); about one in ten comes so late that only three scenes of any kind follow.
     """
     if not settings.build:
@@ -90,8 +90,8 @@ def programme(
 
 def _paced(rng: np.random.Generator, specs: list[_Spec], good: NDArray[np.bool_]) -> list[_Spec]:
     """Squeeze the later starts so that the last is in time, and let a few be late after all."""
-    last, third = good.size - 1, np.nonzero(good)[0][-3:]
-    limit = min((float(third[0]) if third.size == 3 else last / 2) - 0.4, last - 2.4) / last
+    last, fourth = good.size - 1, np.nonzero(good)[0][-4:]
+    limit = min((float(fourth[0]) if fourth.size == 4 else last / 2) - 0.4, last - 2.4) / last
     latest, floor = max(spec.when for spec in specs), 0.4
     squeeze = min((max(limit, floor + 0.1) - floor) / max(latest - floor, 1e-6), 1.0)
     out = []
@@ -237,65 +237,46 @@ def _beside(
     begin: float,
     width_m: float,
 ) -> list[_Spec]:
-    """Causeway, platform, pontoon and yard of one bank, off the axis line."""
-    edge, side = bank
-    specs, flow = [], float(rng.choice([-1, 1]))
-    clear = size["pier"][1] / 2 + size["causeway"][1] / 2
+    """Causeway, platform, pontoon and yard of one bank, off the axis line, each there or not."""
+    (edge, side), flow = bank, float(rng.choice([-1, 1]))
+    specs = []
     if rng.random() < 0.65:
-        long = float(min(rng.uniform(80, 200), 0.45 * width_m))
-        place = (edge - side * (long / 2 - 8), flow * (clear + float(rng.uniform(5, 14))))
-        grow = float(rng.uniform(0.1, 0.35))
-        specs.append(
-            _Spec(
-                "causeway",
-                "earth_fill",
-                2.5,
-                place,
-                (long, size["causeway"][1]),
-                begin + 0.05,
-                None,
-                grow,
-                -side,
-            )
-        )
-    gap = size["pier"][1] / 2 + 6
+        wide, long = size["causeway"][1], float(min(rng.uniform(80, 200), 0.45 * width_m))
+        off = flow * (size["pier"][1] / 2 + wide / 2 + float(rng.uniform(5, 14)))
+        place, grow = (edge - side * (long / 2 - 8), off), float(rng.uniform(0.1, 0.35))
+        causeway = _Spec("causeway", "earth_fill", 2.5, place, (long, wide), begin + 0.05, grows=grow)
+        specs.append(replace(causeway, direction=-side))
     if rng.random() < 0.6:
-        place = (edge - side * 0.45 * size["platform"][0], -flow * (gap + size["platform"][1] / 2))
-        lasts = float(rng.uniform(0.12, 0.25)) if rng.random() < 0.6 else None
-        material = str(rng.choice(["timber", "painted_steel"]))
-        specs.append(
-            _Spec("platform", material, 3.0, place, size["platform"], float(rng.uniform(0.4, 0.8)), lasts)
-        )
+        specs.append(_platform(rng, size, bank, -flow))
     if rng.random() < 0.4:
-        place = (edge - side * (size["pontoon"][0] / 2 + 12), -flow * (gap + size["platform"][1] + 18))
-        specs.append(
-            _Spec(
-                "pontoon",
-                "painted_steel",
-                1.5,
-                place,
-                size["pontoon"],
-                float(rng.uniform(0.4, 0.75)),
-                float(rng.uniform(0.12, 0.2)),
-            )
-        )
+        specs.append(_pontoon(rng, size, bank, -flow))
     if rng.random() < 0.6:
-        place = (
-            edge + side * (30 + size["earthworks"][0] / 2),
-            -flow * (gap + 20 + size["earthworks"][1] / 2),
-        )
-        specs.append(
-            _Spec(
-                "earthworks",
-                "earth_fill",
-                0.0,
-                place,
-                size["earthworks"],
-                begin - 0.03,
-                turn_deg=float(rng.uniform(-15, 15)),
-            )
-        )
+        long, wide = size["earthworks"]
+        place = (edge + side * (30 + long / 2), -flow * (size["pier"][1] / 2 + 26 + wide / 2))
+        yard = _Spec("earthworks", "earth_fill", 0.0, place, (long, wide), begin - 0.03)
+        specs.append(replace(yard, turn_deg=float(rng.uniform(-15, 15))))
     return specs
+
+
+def _platform(
+    rng: np.random.Generator, size: dict[str, tuple[float, float]], bank: tuple[float, int], flow: float
+) -> _Spec:
+    """Working platform at the bank; more often than not it is taken down again."""
+    (edge, side), (long, wide) = bank, size["platform"]
+    place = (edge - side * 0.45 * long, flow * (size["pier"][1] / 2 + 6 + wide / 2))
+    lasts = float(rng.uniform(0.12, 0.25)) if rng.random() < 0.6 else None
+    material = str(rng.choice(["timber", "painted_steel"]))
+    return _Spec("platform", material, 3.0, place, (long, wide), float(rng.uniform(0.4, 0.8)), lasts)
+
+
+def _pontoon(
+    rng: np.random.Generator, size: dict[str, tuple[float, float]], bank: tuple[float, int], flow: float
+) -> _Spec:
+    """Floating platform off the bank, beyond the place of the fixed one; always temporary."""
+    (edge, side), (long, wide) = bank, size["pontoon"]
+    place = (edge - side * (long / 2 + 12), flow * (size["pier"][1] / 2 + 24 + size["platform"][1]))
+    when, lasts = float(rng.uniform(0.4, 0.75)), float(rng.uniform(0.12, 0.2))
+    return _Spec("pontoon", "painted_steel", 1.5, place, (long, wide), when, lasts)
 
 
 def _fit(settings: SceneSettings, ground: Terrain, specs: list[_Spec]) -> list[_Spec]:
@@ -328,7 +309,7 @@ def _dated(rng: np.random.Generator, dates: Dates, number: int, spec: _Spec) -> 
     return Structure(
         id=number, kind=spec.kind, material=spec.material, height_m=spec.height_m, across_m=spec.place[0],
         along_m=spec.place[1], long_m=spec.size[0], wide_m=spec.size[1], turn_deg=spec.turn_deg, start=start,
-        removed=removed, grown=grown, direction=spec.direction, brightness=float(rng.uniform(0.85, 1.2)),
+        removed=removed, grown=grown, direction=spec.direction, brightness=float(rng.uniform(0.8, 1.2)),
     )  # fmt: skip
 
 
