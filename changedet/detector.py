@@ -33,7 +33,7 @@ class Options:
     sample_px : pixels of the regular sample
     pool_px : standard deviation of the pooling of evidence, about that of a point-spread function
     doubt_m : pixels this close to a masked cloud are doubtful, as masks miss the thin edge of clouds
-    seed_z : least evidence, in units of the null's noise, that starts a candidate
+    seed_z : evidence that starts a candidate at the reference false-alarm level, in units of the null's noise
     seed : of the clustering
     """
 
@@ -208,7 +208,9 @@ def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evid
     limit = model.noise.clip / np.sqrt(np.maximum(w, 1e-12))
     residual = np.clip(np.nan_to_num(residual), -limit, limit)
     shape = (times, bands, height, width)
-    return Evidence(residual.reshape(shape), w.reshape(shape), frozen, edge, stratum, slope, model.setting.wet(image))
+    return Evidence(
+        residual.reshape(shape), w.reshape(shape), frozen, edge, stratum, slope, model.setting.wet(image)
+    )
 
 
 _CLOUDY = int(Quality.CLOUD | Quality.SHADOW | Quality.MASKED)
@@ -265,6 +267,11 @@ def read_window(stack: xr.Dataset, window: Window) -> tuple[Array, Array]:
     return np.asarray(part.image.values), np.asarray(part.quality.values)
 
 
+def tile_count(stack: xr.Dataset) -> int:
+    """Return how many windows :func:`scan` works on."""
+    return -(-stack.sizes["y"] // TILE_PX) * -(-stack.sizes["x"] // TILE_PX)
+
+
 def scan(stack: xr.Dataset, model: Model, *, threads: int = 1, tick: Tick | None = None) -> Maps:
     """Compute the step evidence of every pixel, tile by tile."""
     shape = (stack.sizes["y"], stack.sizes["x"])
@@ -275,10 +282,15 @@ def scan(stack: xr.Dataset, model: Model, *, threads: int = 1, tick: Tick | None
 
     def work(tile: Tile) -> None:
         found = evidence(model, *read_window(stack, tile.outer), tile.outer)
-        residual, weight = (np.ascontiguousarray(a[(..., *tile.trim)]) for a in pool(found, model.options.pool_px))
+        residual, weight = (
+            np.ascontiguousarray(a[(..., *tile.trim)]) for a in pool(found, model.options.pool_px)
+        )
         times, bands, height, width = residual.shape
         step = breaks.best_step(
-            residual.reshape(times, bands, -1), weight.reshape(times, bands, -1), model.whiten, lengths=LENGTHS
+            residual.reshape(times, bands, -1),
+            weight.reshape(times, bands, -1),
+            model.whiten,
+            lengths=LENGTHS,
         )
         score[tile.inner] = step.score.reshape(height, width)
         index[tile.inner] = step.index.reshape(height, width)
@@ -301,7 +313,6 @@ class Object:
     candidate: track.Candidate
     series: track.Series
     verdict: track.Verdict
-    over: str
     stratum: str
 
 
@@ -312,10 +323,11 @@ def objects(
     *,
     rules: track.Persistence = track.Persistence(),  # noqa: B008
     growth: track.Growth = track.Growth(),  # noqa: B008
+    alpha: float = 0.05,
     tick: Tick | None = None,
 ) -> list[Object]:
     """Cut candidates from the evidence, date and judge each."""
-    seed = np.full(maps.z.shape, model.options.seed_z, np.float32)
+    seed = seed_level(maps, model.options.seed_z, alpha)
     found = []
     for candidate in track.candidates(maps.z, maps.delta, seed, growth):
         found.append(_judge(stack, model, maps, candidate, rules))
@@ -324,7 +336,25 @@ def objects(
     return found
 
 
-def _judge(stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence) -> Object:
+REFERENCE_ALPHA = 0.05
+
+
+def seed_level(maps: Maps, seed_z: float, alpha: float) -> Array:
+    """Return the evidence at which a pixel starts a candidate, (y, x) float32.
+
+    A false-alarm level ten times stricter than the reference asks for as much more evidence as the tail of the
+    scene's own null takes to become ten times rarer.
+    """
+    level = np.full(maps.z.shape, np.inf, np.float32)
+    for s, null in enumerate(maps.nulls):
+        if null is not None:
+            level[maps.stratum == s] = max(null.moved(seed_z, REFERENCE_ALPHA / alpha), 3.0)
+    return level
+
+
+def _judge(
+    stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence
+) -> Object:
     """Date and judge one candidate from the evidence of its own window."""
     window = candidate.window
     outer = tuple(
@@ -356,7 +386,7 @@ def _judge(stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candida
     if verdict.status in ("persistent", "unresolved", None) and early is not None:
         part = track.judge(series(early), causes, rules)
         verdict = track.grown(verdict, part)
-    return Object(candidate, whole, verdict, stratum, stratum)
+    return Object(candidate, whole, verdict, stratum)
 
 
 def years(stack: xr.Dataset) -> Array:

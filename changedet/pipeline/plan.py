@@ -26,7 +26,7 @@ from changedet.pipeline._options import (
     WriteOptions,
 )
 from changedet.pipeline._settings import Declarer, Section, Setting, declared
-from changedet.steps import align, breaks, difference, normalize, report, segment, threshold, track
+from changedet.steps import align, breaks, classify, difference, normalize, report, segment, threshold, track
 
 STEPS: Mapping[str, Section] = {
     "run": Section((RunOptions,)),
@@ -35,7 +35,8 @@ STEPS: Mapping[str, Section] = {
     "normalize": Section((normalize.normalize,)),
     "detector": Section((detector.Options,)),
     "breaks": Section((breaks.Noise,)),
-    "track": Section((track.Persistence,)),
+    "track": Section((track.Persistence, track.Growth)),
+    "classify": Section((classify.Rules,)),
     "report": Section((report.report_html,)),
     "diff": Section((DiffOptions,)),
     "difference": Section(methods=difference.METHODS),

@@ -191,7 +191,10 @@ def _cluster(points: Array, count: int, rng: np.random.Generator, *, rounds: int
     for _ in range(rounds):
         size = np.bincount(labels, minlength=centers.shape[0])
         total = np.stack(
-            [np.bincount(labels, weights=points[:, j], minlength=centers.shape[0]) for j in range(points.shape[1])],
+            [
+                np.bincount(labels, weights=points[:, j], minlength=centers.shape[0])
+                for j in range(points.shape[1])
+            ],
             axis=1,
         )
         centers = (total[size > 0] / size[size > 0, None]).astype(np.float32)
@@ -282,7 +285,11 @@ def _mixture(points: Array, centers: Array, nearest: int) -> tuple[Array, Array,
     row = 0
     for part in _split(points, 4096):
         table = square - 2 * (part @ centers.T)
-        picked = np.argpartition(table, k - 1, axis=1)[:, :k] if k < centers.shape[0] else np.tile(np.arange(k), (len(part), 1))
+        picked = (
+            np.argpartition(table, k - 1, axis=1)[:, :k]
+            if k < centers.shape[0]
+            else np.tile(np.arange(k), (len(part), 1))
+        )
         near = np.take_along_axis(table, picked, axis=1) + np.einsum("ij,ij->i", part, part)[:, None]
         index[row : row + len(part)], d2[row : row + len(part)] = picked, np.maximum(near, 0)
         row += len(part)
@@ -299,7 +306,9 @@ def _mix(model: Background, index: Array, weight: Array) -> tuple[Array, Array]:
     n, k = index.shape
     count, times, bands = model.median.shape
     known = np.isfinite(model.median)
-    base = np.nan_to_num(np.nanmedian(model.median, axis=0), nan=0.0).astype(np.float32)  # keeps squares small
+    base = np.nan_to_num(np.nanmedian(model.median, axis=0), nan=0.0).astype(
+        np.float32
+    )  # keeps squares small
     mean = np.where(known, model.median - base, 0).reshape(count, -1)
     square = np.where(known, (model.median - base) ** 2 + model.spread**2, 0).reshape(count, -1)
     seen = known[:, :, 0].astype(np.float32)

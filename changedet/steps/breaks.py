@@ -42,7 +42,9 @@ def gradient(image: Array) -> Array:
     return np.nan_to_num(np.hypot(dy, dx), nan=0.0).astype(np.float32)
 
 
-def weights(residual: Array, spread: Array, class_spread: Array, slope: Array, *, tolerance_px: Array, floor: float) -> Array:
+def weights(
+    residual: Array, spread: Array, class_spread: Array, slope: Array, *, tolerance_px: Array, floor: float
+) -> Array:
     """Return 1/variance of residuals; 0 where there is no residual.
 
     Parameters
@@ -181,36 +183,31 @@ class NullScale:
     Parameters
     ----------
     location, spread : median and robust standard deviation of the scores
-    scale, shape : of a Weibull tail for the excess over ``location`` in units of ``spread``
+    tail : ``z`` by which the upper tail falls to 1/e
     n : pixels it was taken from
     """
 
     location: float
     spread: float
-    scale: float
-    shape: float
+    tail: float
     n: int
 
     def z(self, score: Array) -> Array:
         """Return scores in robust standard deviations above the null's median."""
-        return ((score - self.location) / self.spread).astype(np.float32)
+        return np.asarray((score - self.location) / self.spread, np.float32)
 
-    def log_tail(self, z: Array) -> Array:
-        """Return the natural logarithm of the share of null pixels that exceed ``z``."""
-        return -((np.maximum(z, 0) / self.scale) ** self.shape)
-
-    def level(self, share: float) -> float:
-        """Return the ``z`` that a share of the null's pixels exceeds."""
-        return float(self.scale * (-np.log(share)) ** (1 / self.shape))
+    def moved(self, level: float, factor: float) -> float:
+        """Return the ``z`` that a ``factor`` times smaller share of null pixels exceeds than exceed ``level``."""
+        return float(level + self.tail * np.log(factor))
 
 
-def null_scale(score: Array, *, low: float = 0.8, high: float = 0.98) -> NullScale | None:
+def null_scale(score: Array, *, low: float = 0.95, high: float = 0.995) -> NullScale | None:
     """Fit the null of the score to the bulk of a stratum's pixels.
 
     Parameters
     ----------
     score : scores of all pixels of the stratum, NaN ignored; what was built must be a small share of them
-    low, high : quantiles between which the tail is fitted; above ``high`` may stand what is looked for
+    low, high : quantiles between which the exponential tail is fitted
 
     Returns
     -------
@@ -220,10 +217,7 @@ def null_scale(score: Array, *, low: float = 0.8, high: float = 0.98) -> NullSca
     if values.size < 100:
         return None
     location = float(np.median(values))
-    spread = float(1.4826 * np.median(np.abs(values - location))) or 1e-6
-    z1, z2 = ((np.quantile(values, q) - location) / spread for q in (low, high))
-    z1, z2 = max(float(z1), 0.1), max(float(z2), 0.2)
-    ratio = max(z2 / z1, 1.05)
-    shape = float(np.clip(np.log(np.log(1 - high) / np.log(1 - low)) / np.log(ratio), 0.5, 2.0))
-    scale = z2 / (-np.log(1 - high)) ** (1 / shape)
-    return NullScale(location, spread, float(scale), shape, values.size)
+    spread = max(float(1.4826 * np.median(np.abs(values - location))), 1e-6)
+    first, second = (float(np.quantile(values, q) - location) / spread for q in (low, high))
+    tail = max((second - first) / np.log((1 - low) / (1 - high)), 0.2)
+    return NullScale(location, spread, float(tail), values.size)

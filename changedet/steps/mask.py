@@ -203,7 +203,15 @@ def setting(sample: Array, bands: tuple[str, ...], *, n_history: int, sar: bool 
     ndwi = None if sar else water_index(image, bands)
     history = np.arange(times) < n_history
     cut = water_level_cut(ndwi) if ndwi is not None else float("nan")
-    base = Setting(bands, cut, history, np.zeros((times, 3), bool), np.full(times, np.nan), np.full(times, np.nan), usable)
+    base = Setting(
+        bands,
+        cut,
+        history,
+        np.zeros((times, 3), bool),
+        np.full(times, np.nan),
+        np.full(times, np.nan),
+        usable,
+    )
     if sar:
         return base
     light = visible_brightness(log_image(image), bands)[..., 0]

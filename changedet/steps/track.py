@@ -86,7 +86,9 @@ def candidates(z: Array, delta: Array, seed: Array, rules: Growth = Growth()) ->
     for label, window in enumerate(ndimage.find_objects(np.where(keep[grown], grown, 0)), start=1):
         if window is not None:
             region = grown[window] == label
-            found += _footprints(filled[window], delta[(slice(None), *window)], hot[window], region, window, rules)
+            found += _footprints(
+                filled[window], delta[(slice(None), *window)], hot[window], region, window, rules
+            )
     return sorted(found, key=lambda c: (int(c.rows[0]), int(c.columns[0])))
 
 
@@ -116,7 +118,9 @@ def _footprints(
                 found.append(
                     Candidate(rows + window[0].start, columns + window[1].start, float(z[part].max()), own)
                 )
-        rest &= ~(ndimage.binary_dilation(np.isin(parts, with_seed), np.ones((3, 3))) & ~(seeds & (parts == 0)))
+        rest &= ~(
+            ndimage.binary_dilation(np.isin(parts, with_seed), np.ones((3, 3))) & ~(seeds & (parts == 0))
+        )
         rest &= ~np.isin(parts, with_seed)
     return found
 
@@ -165,7 +169,9 @@ def project(
     frozen, near_cloud : (time,) bool
     """
     used = (weight > 0).all(axis=1)
-    sd = 1 / np.sqrt(np.maximum(np.where(used[:, None], weight, 0).sum(axis=(0, 2)) / max(used.sum(), 1), 1e-9))
+    sd = 1 / np.sqrt(
+        np.maximum(np.where(used[:, None], weight, 0).sum(axis=(0, 2)) / max(used.sum(), 1), 1e-9)
+    )
     direction = (whiten.T @ whiten) @ (delta / sd) / sd
     unit = float(direction @ delta)
     direction = direction / (unit if abs(unit) > 1e-12 else 1.0)
@@ -480,7 +486,13 @@ def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tu
     after = _share(run.state[inside], run.weight[inside])
     seen = run.dates[inside][run.state[inside] > 0]
     absent = int((run.state[early] < 0).sum())
-    if run.height <= 0 or absent < 2 or before > rules.before or after < rules.after or run.snr < rules.min_snr:
+    if (
+        run.height <= 0
+        or absent < 2
+        or before > rules.before
+        or after < rules.after
+        or run.snr < rules.min_snr
+    ):
         return None, _not_persistent(series, causes, run, seen)
     other = _other_cause(series, causes, run)
     if other is not None:
@@ -596,5 +608,9 @@ def grown(whole: Verdict, part: Verdict) -> Verdict:
         return whole
     status = "growing" if part.status == "persistent" else part.status
     return replace(
-        part, status=status, last=max(part.last, whole.last), seen=part.seen | whole.seen, snr=max(whole.snr, part.snr)
+        part,
+        status=status,
+        last=max(part.last, whole.last),
+        seen=part.seen | whole.seen,
+        snr=max(whole.snr, part.snr),
     )

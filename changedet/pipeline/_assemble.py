@@ -1,0 +1,261 @@
+"""From judged objects to the tables and rasters of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from changedet import detector
+from changedet.blocks import windows
+from changedet.columns import table
+from changedet.findings import Findings
+from changedet.grid import Grid, attach
+from changedet.steps import classify, mask
+from changedet.steps.segment import measure_polygons
+
+Array = npt.NDArray[Any]
+
+VISIBLE = ("blue", "green", "red")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the detector returned, with the stack it looked at."""
+
+    stack: xr.Dataset
+    model: detector.Model
+    maps: detector.Maps
+    objects: list[detector.Object]
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the stack."""
+        return Grid.of(self.stack)
+
+
+def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: dict[str, Any]) -> Findings:
+    """Build the tables and rasters of a run.
+
+    Parameters
+    ----------
+    found : what the detector returned
+    min_area_m2 : smaller structures become alarms (too small)
+    axes : axes of the site on the grid's CRS, or None
+    record : what is known for ``run.json`` so far
+    """
+    import geopandas as gpd
+
+    table_all = _measured(found, min_area_m2)
+    kept = table_all[table_all["status"].notna()].reset_index(drop=True)
+    structures = _structures(found, kept)
+    labels, first = _rasters(found, kept)
+    alarms = _alarms(found, table_all[table_all["status"].isna()].reset_index(drop=True))
+    before, after = composites(found)
+    empty = gpd.GeoDataFrame(
+        table("axes", []), geometry=gpd.GeoSeries([], crs=found.grid.crs), crs=found.grid.crs
+    )
+    return Findings(
+        structures=structures,
+        observations=_observations(found, kept),
+        alarms=alarms,
+        axes=empty if axes is None else axes,
+        progress=table("progress", []),
+        statistic=attach(found.maps.z, found.grid, name="statistic").assign_attrs(
+            units="1", long_name="evidence of a step, in units of the noise of its own surroundings"
+        ),
+        first_seen=attach(first, found.grid, name="first_seen"),
+        labels=attach(labels, found.grid, name="labels"),
+        composite_before=before,
+        composite_after=after,
+        record=record,
+    )
+
+
+def _measured(found: Detection, min_area_m2: float | None) -> Any:
+    """Return one row an object with its outline, its measures and its verdict; too small ones are alarms."""
+    import geopandas as gpd
+
+    labels = np.zeros(found.grid.shape, np.int32)
+    for number, one in enumerate(found.objects, start=1):
+        labels[one.candidate.rows, one.candidate.columns] = number
+    outlines = found.grid.polygons(labels)
+    frame = gpd.GeoDataFrame(
+        {"number": outlines["label"].to_numpy() - 1},
+        geometry=outlines.geometry.to_numpy(),
+        crs=found.grid.crs,
+    )
+    measures = measure_polygons(frame.geometry, found.grid.crs)
+    frame = frame.join(measures)
+    objects = [found.objects[i] for i in frame["number"]]
+    small = np.array([min_area_m2 is not None and a < min_area_m2 for a in frame["area_m2"]], bool)
+    status = [None if s else o.verdict.status for o, s in zip(objects, small, strict=True)]
+    reason = [
+        "too-small" if s and o.verdict.status else o.verdict.reason
+        for o, s in zip(objects, small, strict=True)
+    ]
+    frame["status"], frame["reason"] = pd.Series(status, dtype=object), pd.Series(reason, dtype=object)
+    return frame
+
+
+def _date(found: Detection, index: int) -> str | None:
+    """Return the date of a scene as ISO 8601 UTC, None where unknown."""
+    return None if index < 0 else f"{np.datetime_as_string(found.stack.time.values[index], unit='s')}Z"
+
+
+def _scene(found: Detection, index: int) -> str | None:
+    """Return the id of a scene, None where unknown."""
+    return None if index < 0 else str(found.stack.scene.values[index])
+
+
+def over(stratum: Array, rows: Array, columns: Array, *, most: float = 0.6) -> str:
+    """Say whether pixels lie over water, shore or land."""
+    share = np.bincount(stratum[rows, columns], minlength=3) / max(rows.size, 1)
+    top = int(share.argmax())
+    return mask.STRATA[top] if share[top] >= most else "shore"
+
+
+def bank_distance_m(found: Detection) -> Array | None:
+    """Return the distance to the nearest bank, (y, x) m, positive over water; None without water or land."""
+    from scipy.ndimage import distance_transform_edt
+
+    water = found.maps.stratum == 0
+    if not water.any() or water.all():
+        return None
+    gsd = found.grid.gsd_m
+    inside, outside = distance_transform_edt(water), distance_transform_edt(~water)
+    return np.where(water, inside - 0.5, 0.5 - outside) * gsd
+
+
+def _structures(found: Detection, kept: Any) -> Any:
+    """Return the table of structures."""
+    import geopandas as gpd
+
+    bank = bank_distance_m(found)
+    rows = [_structure(found, row, number, bank) for number, row in enumerate(kept.itertuples(), start=1)]
+    frame = table("structures", rows)
+    return gpd.GeoDataFrame(frame, geometry=list(kept.geometry), crs=found.grid.crs)
+
+
+def _structure(found: Detection, row: Any, number: int, bank: Array | None) -> dict[str, Any]:
+    """Return one row of the table of structures."""
+    one = found.objects[row.number]
+    pixels = (one.candidate.rows, one.candidate.columns)
+    verdict, series = one.verdict, one.series
+    setting = over(found.maps.stratum, *pixels)
+    near = None if bank is None else float(np.median(bank[pixels]))
+    from_first = np.arange(series.value.size) >= verdict.first
+    bands = [i for i, b in enumerate(found.stack.band.values) if b in VISIBLE]
+    brighter = float(one.candidate.delta[bands].mean() if bands else one.candidate.delta.mean())
+    shape = classify.Shape(row.area_m2, row.length_m, row.width_m, setting, near, row.status, brighter)
+    return {
+        "id": f"S{number:03d}",
+        "kind": classify.classify(shape),
+        "status": row.status,
+        "first_seen": _date(found, verdict.first),
+        "first_seen_scene": _scene(found, verdict.first),
+        "last_absent": _date(found, verdict.last_absent),
+        "last_absent_scene": _scene(found, verdict.last_absent),
+        "confirmed": _date(found, verdict.confirmed),
+        "last_seen": _date(found, verdict.last),
+        "area_m2": row.area_m2,
+        "length_m": row.length_m,
+        "width_m": row.width_m,
+        "bearing_deg": row.bearing_deg,
+        "over": setting,
+        "bank_m": near,
+        "snr": verdict.snr,
+        "n_before": int((series.usable & ~from_first).sum()),
+        "n_after": int((series.usable & from_first).sum()),
+        "n_after_unfrozen": int((series.usable & from_first & ~series.frozen).sum()),
+        "n_seen": int(verdict.seen.sum()),
+    }
+
+
+def _observations(found: Detection, kept: Any) -> Any:
+    """Return the table of structures × dates."""
+    rows = []
+    for number, row in enumerate(kept.itertuples(), start=1):
+        one = found.objects[row.number]
+        for t, value in enumerate(one.series.value):
+            usable = bool(one.series.usable[t])
+            seen = bool(one.verdict.seen[t])
+            rows.append(
+                {
+                    "id": f"S{number:03d}",
+                    "scene": _scene(found, t),
+                    "date": _date(found, t),
+                    "seen": "seen" if seen else "absent" if usable else "unseen",
+                    "statistic": float(value) if usable else None,
+                    "area_m2": float(row.area_m2 * one.series.share[t]) if seen else None,
+                }
+            )
+    return table("observations", rows)
+
+
+def _alarms(found: Detection, dropped: Any) -> Any:
+    """Return the table of alarms."""
+    import geopandas as gpd
+
+    rows = []
+    for number, row in enumerate(dropped.itertuples(), start=1):
+        one = found.objects[row.number]
+        rows.append(
+            {
+                "id": f"A{number:03d}",
+                "reason": row.reason,
+                "first_seen": _date(found, one.verdict.first),
+                "last_absent": _date(found, one.verdict.last_absent),
+                "area_m2": row.area_m2,
+                "over": over(found.maps.stratum, one.candidate.rows, one.candidate.columns),
+                "snr": one.verdict.snr,
+                "n_seen": int(one.verdict.seen.sum()),
+            }
+        )
+    return gpd.GeoDataFrame(table("alarms", rows), geometry=list(dropped.geometry), crs=found.grid.crs)
+
+
+def _rasters(found: Detection, kept: Any) -> tuple[Array, Array]:
+    """Return labels and first dates (yyyymmdd) of the structures, (y, x) uint32."""
+    labels, first = np.zeros(found.grid.shape, np.uint32), np.zeros(found.grid.shape, np.uint32)
+    for number, row in enumerate(kept.itertuples(), start=1):
+        one = found.objects[row.number]
+        pixels = (one.candidate.rows, one.candidate.columns)
+        labels[pixels] = number
+        day = np.datetime_as_string(found.stack.time.values[one.verdict.first], unit="D")
+        first[pixels] = int(day.replace("-", ""))
+    return labels, first
+
+
+def composite_dates(found: Detection, *, most: int = 5) -> tuple[Array, Array]:
+    """Choose dates for the before and after composites: the last open dates, and early ones of the same season."""
+    open_dates = (found.model.setting.usable > 0.3) & ~found.model.setting.frozen.any(axis=1)
+    dates = np.flatnonzero(open_dates) if open_dates.sum() >= 4 else np.arange(open_dates.size)
+    after = dates[-min(most, max(dates.size // 2, 1)) :]
+    early = dates[dates < after[0]][: max(dates.size // 2, 1)]
+    season = detector.years(found.stack) % 1.0
+    apart = np.abs(season[early][:, None] - season[after][None, :])
+    apart = np.minimum(apart, 1 - apart).min(axis=1)
+    before = np.sort(early[np.argsort(apart, kind="stable")[:most]]) if early.size else after
+    return before, after
+
+
+def composites(found: Detection) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return season-matched cloud-free composites (medians over time) before and after, (band, y, x)."""
+    result = []
+    for dates in composite_dates(found):
+        out = np.full((found.stack.sizes["band"], *found.grid.shape), np.nan, np.float32)
+        for tile in windows(found.grid.shape, detector.TILE_PX):
+            rows, columns = tile.inner
+            values = np.sort(found.stack.image.isel(time=dates, y=rows, x=columns).values, axis=0)
+            known = np.isfinite(values).sum(axis=0)
+            middle = np.clip((known - 1) // 2, 0, dates.size - 1)
+            out[:, rows, columns] = np.take_along_axis(values, middle[None], axis=0)[0]
+        names = found.stack.band.values
+        coords = {"band": names}
+        result.append(attach(out, found.grid, dims=("band", "y", "x"), coords=coords, name="composite"))
+    return result[0], result[1]

@@ -1,0 +1,508 @@
+"""The main job: scenes in, dated structures out.
+
+``detect`` works on a stack in memory; ``run`` finds and reads the scenes, calls it and writes every file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from changedet import detector
+from changedet.errors import ControlFailedError, InputError, TooFewScenesError, UnreadableError
+from changedet.findings import Findings
+from changedet.grid import Grid
+from changedet.io.files import atomic, write_json, write_text
+from changedet.io.products import between, find_scenes
+from changedet.io.raster import write_cog
+from changedet.io.stack import open_stack, scene_sha256
+from changedet.io.vector import read_vector, write_geojson, write_gpkg
+from changedet.pipeline import _assemble
+from changedet.pipeline._options import ReadOptions
+from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
+from changedet.pipeline.plan import Plan
+from changedet.scenes import Scene, is_sar
+from changedet.steps import align, breaks, normalize, report, track
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from changedet.sites import Site
+
+FILES = (
+    "structures.geojson",
+    "structures.gpkg",
+    "structures.kmz",
+    "statistic.tif",
+    "first_seen.tif",
+    "labels.tif",
+    "composite_before.tif",
+    "composite_after.tif",
+    "report.html",
+    "plan.toml",
+)
+"""What ``run`` may write, ``run.json`` aside."""
+
+MIN_SCENES = 7
+"""Four dates of history and three after: fewer cannot show that something came and stayed."""
+
+LEAST_USABLE = 0.02
+"""A scene with a smaller usable share says nothing."""
+
+NOT_COMPUTED = {
+    "kind_p": "probabilities of kinds are not available in this version",
+    "confidence": "calibration of confidence is not available in this version",
+    "p_value": "calibrated p-values are not available in this version",
+    "min_detectable_m2": "needs injection and recovery, which is not available in this version",
+    "axis": "assignment to bridge axes is not available in this version",
+    "chainage_m": "assignment to bridge axes is not available in this version",
+    "row": "rows of piers are not available in this version",
+    "row_index": "rows of piers are not available in this version",
+    "progress": "progress along an axis is not available in this version",
+    "state.zarr": "update is not available in this version",
+}
+
+
+@dataclass(frozen=True)
+class Result(Findings):
+    """Findings as notebooks see them: tables, rasters, a plot, files."""
+
+    stack: xr.Dataset | None = None
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the structures over the composite after; returns a matplotlib Figure."""
+        return report.plot_findings(self, ax)
+
+    def to_files(
+        self, folder: str | Path, *, outputs: Sequence[str] | None = None, overwrite: bool = False
+    ) -> tuple[Path, ...]:
+        """Write the files of a run to a folder.
+
+        Parameters
+        ----------
+        folder : made where it is missing
+        outputs : only these of the contract's files; ``run.json`` is always written
+        overwrite : replace the results of an earlier run
+
+        Raises
+        ------
+        OutputPathError, WriteError
+            The folder cannot take the results.
+        """
+        with staged(Path(folder), names=FILES, overwrite=overwrite) as stage:
+            names = _write(stage, self, self.stack, outputs, "deflate", None)
+            write_json(stage / "run.json", {**self.record, "files": [*names, "run.json"]})
+        return tuple(Path(folder) / name for name in (*names, "run.json"))
+
+    def _repr_html_(self) -> str:
+        """Return a short table for notebooks."""
+        return report.notebook_html(self)
+
+
+def detect(
+    stack: xr.Dataset, site: Site | str | None = None, plan: Plan | None = None, *, progress: Progress = quiet
+) -> Result:
+    """Find, date and describe new structures in a stack.
+
+    Parameters
+    ----------
+    stack : ``image`` (time, band, y, x) and ``quality``, see :mod:`changedet.scenes`
+    site : dossier, or its name; it may explain findings, it never creates one
+    plan : settings
+    progress : called as ``progress(stage, done, total)``
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    TooFewScenesError
+        Fewer than seven scenes are usable.
+    DegenerateError
+        Hardly any pixel has a usable history.
+    """
+    if isinstance(site, str):
+        from changedet.sites import load_site
+
+        site = load_site(site)
+    return _detect(stack, site, plan or Plan(), Clock(), progress)
+
+
+def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, progress: Progress) -> Result:
+    """Do the work of :func:`detect`, with the time of each stage taken."""
+    usable, refused = _usable_scenes(stack)
+    if usable.sizes["time"] < MIN_SCENES:
+        raise TooFewScenesError(
+            f"{usable.sizes['time']} of {stack.sizes['time']} scenes are usable; wanted {MIN_SCENES} or more, four "
+            "before and three after what is looked for; give more scenes, or use `changedet diff` for two"
+        )
+    progress("align", 0, 1)
+    with clock("align"):
+        moved = align.align(usable, **plan.keywords(align.align))
+    progress("align", 1, 1)
+    with clock("normalize"):
+        ready = normalize.normalize(moved, **plan.keywords(normalize.normalize))
+    objects = _objects(ready, plan, clock, progress)
+    with clock("describe"):
+        axes = None if site is None or not objects.grid.georeferenced else site.axes_frame(objects.grid.crs)
+        record = {
+            "scenes": [*_scene_facts(objects), *refused],
+            "grid": grid_record(objects.grid),
+            "not_computed": dict(NOT_COMPUTED),
+        }
+        found = _assemble.findings(objects, min_area_m2=plan.min_area_m2, axes=axes, record=record)
+        record |= {"self_tests": _self_tests(found, site), "counts": _counts(found, objects)}
+    fields = {name: getattr(found, name) for name in Findings.__dataclass_fields__}
+    return Result(**fields, stack=ready)
+
+
+def _objects(stack: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
+    """Run the detector."""
+    options = plan.record(detector.Options)
+    threads = int(plan.section("compute")["workers"] or 1)
+    with clock("background"):
+        model = detector.fit(stack, options, plan.record(breaks.Noise))
+    count = detector.tile_count(stack)
+    with clock("evidence"):
+        maps = detector.scan(stack, model, threads=threads, tick=_ticker("evidence", count, progress))
+    with clock("objects"):
+        found = detector.objects(
+            stack,
+            model,
+            maps,
+            rules=plan.record(track.Persistence),
+            growth=plan.record(track.Growth),
+            alpha=plan.alpha,
+            tick=_ticker("objects", None, progress),
+        )
+    return _assemble.Detection(stack, model, maps, found)
+
+
+def _ticker(stage: str, total: int | None, progress: Progress) -> Any:
+    """Return a function that counts ticks for the progress call."""
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(stage, done, total if total is not None else done)
+
+    return tick
+
+
+def _usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]:
+    """Leave out scenes that say nothing; return the rest and a record of those left out."""
+    share = np.array(
+        [float(np.isfinite(stack.image[t, 0].values).mean()) for t in range(stack.sizes["time"])]
+    )
+    fine = share >= LEAST_USABLE
+    refused = [
+        {
+            **_identity(stack, t),
+            "usable": round(float(share[t]), 4),
+            "used": False,
+            "why": f"only {share[t]:.1%} of the area is usable",
+        }
+        for t in np.flatnonzero(~fine)
+    ]
+    return stack.isel(time=np.flatnonzero(fine)), refused
+
+
+def _identity(stack: xr.Dataset, t: int) -> dict[str, Any]:
+    """Return what names a scene of a stack."""
+    return {
+        "id": str(stack.scene.values[t]),
+        "date": f"{np.datetime_as_string(stack.time.values[t], unit='s')}Z",
+        "sensor": str(stack.sensor.values[t]),
+    }
+
+
+def _scene_facts(found: _assemble.Detection) -> list[dict[str, Any]]:
+    """Return what is known of each scene that was used."""
+    stack, setting = found.stack, found.model.setting
+    facts = []
+    for t in range(stack.sizes["time"]):
+        water, frozen = float(setting.water_share[t]), bool(setting.frozen[t].any())
+        facts.append(
+            {
+                **_identity(stack, t),
+                "usable": round(float(setting.usable[t]), 4),
+                "water": None if np.isnan(water) else round(water, 4),
+                "frozen": frozen,
+                "shift_px": [round(float(stack[f"shift_{axis}_px"].values[t]), 3) for axis in ("dy", "dx")],
+                "shift_applied": bool(stack.shift_applied.values[t]),
+                "gain": [round(float(g), 4) for g in np.atleast_1d(stack.gain.values[t])],
+                "used": True,
+                "why": "ice, snow or haze: little weight" if frozen else "fit",
+            }
+        )
+    return facts
+
+
+def _counts(found: Findings, objects: _assemble.Detection) -> dict[str, int]:
+    """Return how many of everything there are."""
+    counts = {
+        "scenes": objects.stack.sizes["time"],
+        "structures": len(found.structures),
+        "alarms": len(found.alarms),
+    }
+    return counts | {f"status {k}": int(v) for k, v in found.structures["status"].value_counts().items()}
+
+
+def _self_tests(found: Findings, site: Site | None) -> list[dict[str, Any]]:
+    """Check that the control target of the site shows no change."""
+    grid = Grid.of(found.statistic)
+    if site is None or not grid.georeferenced:
+        return []
+    corridor = site.control_geometry(grid.crs)
+    if corridor is None or not grid.rasterize([corridor]).any():
+        return [
+            {
+                "name": "control",
+                "passed": True,
+                "detail": "the control target lies outside the scenes: not tested",
+            }
+        ]
+    hit = found.structures[found.structures.intersects(corridor)]
+    words = ", ".join(hit["id"]) if len(hit) else "no structure"
+    return [
+        {
+            "name": "control",
+            "passed": len(hit) == 0,
+            "detail": f"in the corridor of the control target: {words}",
+        }
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def run(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    plan: Plan | None = None,
+    *,
+    site: Site | None = None,
+    aoi: BaseGeometry | None = None,
+    overwrite: bool = False,
+    strict: bool = False,
+    outputs: tuple[str, ...] | None = None,
+    read_options: ReadOptions | None = None,
+    progress: Progress | None = None,
+    notes: dict[str, Any] | None = None,
+) -> Result:
+    """Do the main job: find the scenes, detect, write every file.
+
+    Parameters
+    ----------
+    inputs : files, folders, globs
+    out : folder for the results
+    plan : settings
+    site, aoi : dossier; area of interest in lon/lat (the site's where not given)
+    overwrite : replace the results of an earlier run
+    strict : a failed control is an error
+    outputs : only these of :data:`FILES`
+    read_options : how to read; the plan's where not given
+    progress : called as the work goes on
+    notes : more entries for ``run.json``, such as ``simulated``
+
+    Raises
+    ------
+    InputError and its kin
+        The request cannot be met; nothing is written.
+    WorkError and its kin
+        The work failed on the way; nothing half-written is left.
+    """
+    plan, tell, clock = plan or Plan(), progress or quiet, Clock()
+    how = read_options or plan.record(ReadOptions)
+    _known_outputs(outputs)
+    area = aoi if aoi is not None or site is None else site.aoi
+    with staged(Path(out), names=FILES, overwrite=overwrite) as stage:
+        with clock("recognise"):
+            scenes, others = _scenes(inputs, how)
+        tell("read", 0, 1)
+        with clock("read"):
+            stack = open_stack(scenes, aoi=area, bands=how.bands, warp=how.warp)
+        tell("read", 1, 1)
+        found = _detect(stack, site, plan, clock, tell)
+        with clock("checksums"):
+            _add_files(found.record, scenes, others)
+        found.record.update(_head(plan, clock), **(notes or {}))
+        _refuse_failed(found.record, strict)
+        tell("write", 0, 1)
+        with clock("write"):
+            names = _write(stage, found, found.stack, outputs, plan.section("write")["compress"], site)
+        if outputs is None or "plan.toml" in outputs:
+            write_text(stage / "plan.toml", plan.to_toml())
+            names.append("plan.toml")
+        found.record.update(
+            files=[*names, "run.json"], timings=clock.timings, peak_memory_mb=peak_memory_mb()
+        )
+        write_json(stage / "run.json", found.record)
+        tell("write", 1, 1)
+    return found
+
+
+def _head(plan: Plan, clock: Clock) -> dict[str, Any]:
+    """Return the entries of ``run.json`` that do not depend on what was found."""
+    from changedet import __version__
+
+    return {
+        "version": __version__,
+        "command": "changedet run",
+        "plan": plan.to_dict(),
+        "warnings": [],
+        "timings": clock.timings,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def _known_outputs(outputs: tuple[str, ...] | None) -> None:
+    """Refuse names of files that a run does not write."""
+    unknown = sorted(set(outputs or ()) - {*FILES, "run.json"})
+    if unknown:
+        raise InputError(f"run writes no {', '.join(unknown)}; it writes {', '.join((*FILES, 'run.json'))}")
+
+
+def _scenes(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene], list[dict[str, Any]]]:
+    """Find the scenes; of SAR groups (orbits, bursts) only the largest is used, as they must not be mixed."""
+    scenes = find_scenes(list(inputs), date=how.date, band_names=how.band_names)
+    scenes = between(scenes, how.since, how.until) if how.since or how.until else scenes
+    if len(scenes) < 2:
+        raise TooFewScenesError(
+            f"{len(scenes)} scene found; wanted a time series of {MIN_SCENES} or more; give a folder of dated GeoTIFFs"
+        )
+    groups = sorted({s.group for s in scenes if s.is_sar})
+    if len(groups) < 2:
+        return scenes, []
+    size = {g: sum(s.group == g for s in scenes) for g in groups}
+    chosen = max(groups, key=lambda g: size[g])
+    why = (
+        f"of the group {{}}, which must not be mixed with {chosen} ({size[chosen]} scenes); run it on its own"
+    )
+    others = [
+        {
+            "id": s.id,
+            "path": s.path,
+            "date": None if s.date is None else str(s.date),
+            "used": False,
+            "why": why.format(s.group),
+        }
+        for s in scenes
+        if s.group != chosen
+    ]
+    return [s for s in scenes if s.group == chosen], others
+
+
+def _add_files(record: dict[str, Any], scenes: list[Scene], others: list[dict[str, Any]]) -> None:
+    """Add path and checksum to every scene of the record, and the scenes that were left aside."""
+    by_id = {s.id: s for s in scenes}
+    for entry in record["scenes"]:
+        scene = by_id.get(entry["id"])
+        if scene is not None:
+            entry |= {
+                "path": scene.path,
+                "sha256": scene_sha256(scene),
+                "mask": scene.mask,
+                "decisions": scene.why,
+            }
+    record["scenes"] = sorted(record["scenes"], key=lambda e: str(e["date"])) + others
+
+
+def _refuse_failed(record: dict[str, Any], strict: bool) -> None:
+    """Raise where a control failed and that was asked to be an error; warn otherwise."""
+    failed = [t for t in record["self_tests"] if not t["passed"]]
+    if failed and strict:
+        raise ControlFailedError(
+            f"{failed[0]['name']}: {failed[0]['detail']}; wanted none; leave out --strict to write the results all the same"
+        )
+    record["warnings"] += [f"{t['name']} failed: {t['detail']}" for t in failed]
+
+
+def _write(
+    stage: Path, found: Findings, stack: xr.Dataset | None, outputs: Any, compress: str, site: Site | None
+) -> list[str]:
+    """Write the files wanted and return their names; lon/lat formats need a CRS."""
+    georeferenced = Grid.of(found.statistic).georeferenced
+    wanted = [n for n in FILES if (outputs is None or n in outputs) and n != "plan.toml"]
+    if not georeferenced:
+        wanted = [n for n in wanted if n not in ("structures.geojson", "structures.kmz")]
+    for name in wanted:
+        _write_one(stage / name, found, stack, compress, site)
+    return wanted
+
+
+def _write_one(
+    path: Path, found: Findings, stack: xr.Dataset | None, compress: str, site: Site | None
+) -> None:
+    """Write one file."""
+    if path.suffix == ".tif":
+        image = getattr(found, path.stem)
+        write_cog(path, image, compress=compress, nodata=np.nan if image.dtype.kind == "f" else 0)
+    elif path.name == "structures.geojson":
+        write_geojson(path, found.structures)
+    elif path.name == "structures.gpkg":
+        layers = {
+            name: getattr(found, name)
+            for name in ("structures", "observations", "alarms", "axes", "progress")
+        }
+        write_gpkg(path, layers, report.layer_styles())
+    elif path.name == "structures.kmz":
+        with atomic(path) as part:
+            part.write_bytes(report.report_kmz(found, stack))
+    else:
+        write_text(path, report.report_html(found, stack, site=site))
+
+
+def redraw(out: str | Path) -> Path:
+    """Draw the report of an earlier run again, from its files; scenes are not read, so there are no chips.
+
+    Parameters
+    ----------
+    out : folder of the run
+
+    Raises
+    ------
+    UnreadableError
+        The folder holds no finished run.
+    """
+    folder = Path(out)
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnreadableError(
+            f"{folder} holds no finished run ({error}); wanted the folder of `changedet run`"
+        ) from error
+    layers = {name: read_vector(folder / "structures.gpkg", layer=name) for name in _LAYERS}
+    rasters = {name: _raster(folder / f"{name}.tif") for name in _RASTERS}
+    page = report.report_html(Findings(**layers, **rasters, record=record), None)
+    return write_text(folder / "report.html", page)
+
+
+_LAYERS = ("structures", "observations", "alarms", "axes", "progress")
+_RASTERS = ("statistic", "first_seen", "labels", "composite_before", "composite_after")
+
+
+def _raster(path: Path) -> xr.DataArray:
+    """Read a raster of a run as it was written."""
+    from changedet.grid import attach
+    from changedet.io.raster import read_header, read_window
+    from changedet.scenes import Layer
+
+    header = read_header(path)
+    count = header.count
+    layer = Layer(str(path), tuple(range(1, count + 1)), tuple(f"band{i}" for i in range(1, count + 1)))
+    values = read_window(layer)
+    if path.stem.startswith("composite"):
+        names = [d or f"band{i}" for i, d in enumerate(header.descriptions, start=1)]
+        return attach(
+            values, header.grid, dims=("band", "y", "x"), coords={"band": np.array(names, dtype=object)}
+        )
+    return attach(values[0], header.grid, name=path.stem)
