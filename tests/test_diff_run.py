@@ -164,7 +164,7 @@ def test_large_images_are_read_in_blocks_with_the_same_result(method, pair, tmp_
     pair = (scene(tmp_path / "gap.tif", gap=(slice(0, 40), slice(0, 30))), pair[1])
     plan = Plan().with_values({"diff.method": method})
     whole = diff(*pair, tmp_path / "whole", plan)
-    monkeypatch.setattr(bitemporal, "LAZY_PX", 0)
+    monkeypatch.setattr(bitemporal, "LAZY_BYTES", 0)
     monkeypatch.setattr(bitemporal, "CHUNK_PX", 48)
     images = bitemporal._images(bitemporal._pair(*pair, plan), plan, None)
     assert images[0].chunks is not None and len(images[0].chunks[1]) > 1

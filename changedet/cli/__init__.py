@@ -21,9 +21,19 @@ app = typer.Typer(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (detect, pair, scenes, score, site):
-    for _command in _group.COMMANDS:
-        app.command(name=_command.__name__)(_command)
+for _command in (
+    detect.run,
+    pair.diff,
+    scenes.align,
+    scenes.info,
+    score.evaluate,
+    detect.sensitivity,
+    detect.update,
+    detect.report,
+    site.site,
+    detect.demo,
+):
+    app.command(name=_command.__name__)(_command)
 
 
 def _version(value: bool) -> None:

@@ -102,7 +102,9 @@ PlanFile = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STEP.OPTION=VALUE", help="One setting. Repeatable."),
+    typer.Option(
+        "--set", metavar="STEP.OPTION=VALUE", help="One setting; plan.toml of a run lists all. Repeatable."
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads [all].")]
 Scheduler = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,7 +52,7 @@ def run(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Find, date and describe the structures in a series of scenes.
+    """Find, date and describe structures in a series of scenes.
 
     Writes structures.gpkg, structures.geojson, structures.kmz, report.html, rasters, run.json and plan.toml.
     Every setting of plan.toml can be given with --set, or all of them with --plan.
@@ -63,7 +63,11 @@ def run(
     from changedet.pipeline.run import run as work
 
     chosen = option.make_plan(given)
-    how = {"overwrite": overwrite, "strict": strict, "read_options": chosen.record(ReadOptions)}
+    how: dict[str, Any] = {
+        "overwrite": overwrite,
+        "strict": strict,
+        "read_options": chosen.record(ReadOptions),
+    }
     where, names = option.site_of(site), option.names_of(outputs)
     how |= {"site": where, "aoi": option.area_of(where, aoi), "outputs": names and tuple(names)}
     with bars() as progress:
@@ -99,7 +103,10 @@ def demo(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Simulate the Tumen crossing (no network), run the main job on it, and hold the result to the truth."""
+    """Simulate a crossing, run on it, compare with the truth.
+
+    The scene is the Tumen crossing, made by the computer; no network is needed.
+    """
     from changedet.demo import demo as work
 
     settings = {} if seed is None else {"seed": seed}
@@ -133,7 +140,7 @@ def sensitivity(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Put structures of known size into the scenes and count which are found (not available yet)."""
+    """Which sizes would have been found, where (not available yet)."""
     raise InputError("sensitivity is not available yet in this version; nothing was computed or written")
 
 
@@ -144,8 +151,5 @@ def update(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Add new scenes to an earlier run without reading the old ones again (not available yet)."""
+    """Add new scenes to an earlier run (not available yet)."""
     raise InputError("update is not available yet in this version; run on all scenes instead: changedet run")
-
-
-COMMANDS = (run, demo, report, sensitivity, update)

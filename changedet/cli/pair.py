@@ -61,7 +61,7 @@ def diff(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Compare two images: how much each pixel changed, a threshold, and objects.
+    """Compare two images: magnitude, threshold, objects.
 
     Writes magnitude.tif, change.tif, objects.gpkg, objects.geojson and run.json; p_value.tif and
     components.tif where the method has them. Neither image needs a date; both may be without georeference.
@@ -122,6 +122,3 @@ def _say_objects(result: DiffResult) -> None:
     rows = objects.sort_values("area_m2", ascending=False).head(MOST_ROWS).drop(columns="geometry")
     title = f"the {MOST_ROWS} largest" if len(objects) > MOST_ROWS else None
     say(table(rows.columns, rows.itertuples(index=False), title=title))
-
-
-COMMANDS = (diff,)

@@ -32,7 +32,10 @@ def info(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Show what was recognised: sensor, date, bands, grid, usable share, fitness, and why."""
+    """Show what was recognised in scenes, and why (-v).
+
+    Sensor, date, bands, grid, mask, usable share, fitness.
+    """
     from changedet.io.products import find_scenes
     from changedet.io.products import info as describe
 
@@ -123,7 +126,9 @@ def align(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Lay scenes on one reference: the shifted scenes, and shifts.csv with how good each shift is.
+    """Co-register scenes, with quality figures.
+
+    Writes the shifted scenes (<id>_aligned.tif) and shifts.csv.
 
     A shift is (dy, dx) in pixels, to be applied to the scene. One that does not improve the likeness of
     windows held out of its estimate is refused, and the scene is left as it is.
@@ -147,6 +152,3 @@ def align(
     say(table(found.rows[0].keys(), (row.values() for row in found.rows)))
     say(f"wrote {len(found.files)} files in {out}")
     emit({"command": command_line(), "shifts": found.rows, "files": found.files})
-
-
-COMMANDS = (info, align)

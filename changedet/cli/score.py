@@ -50,7 +50,10 @@ def evaluate(
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Score what was found against the truth: objects, pixels, dates, identities, calibration."""
+    """Score what was found against the truth.
+
+    Objects, pixels, dates, identities over time (SCOT) and calibration of confidence.
+    """
     from changedet.metrics import Options
     from changedet.pipeline.evaluation import evaluate_files
 
@@ -83,6 +86,3 @@ def _lines(scores: dict[str, Any]) -> list[tuple[str, object]]:
         else:
             out.append((name, "undefined (0/0)" if value is None else value))
     return out
-
-
-COMMANDS = (evaluate,)

@@ -54,6 +54,3 @@ def _show(found: Site) -> None:
     say(table(("about", "fact", "date", "source"), facts, title="Facts; rival figures stand side by side"))
     sources = ((s.id, s.title, s.date) for s in found.sources)
     say(table(("source", "title", "date"), sources, title="Sources"))
-
-
-COMMANDS = (site,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from changedet.io.products import find_scenes
 from changedet.io.raster import write_cog
 from changedet.io.stack import read_pair, scene_sha256
 from changedet.io.vector import write_geojson, write_gpkg
+from changedet.pipeline._options import memory_bytes
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import STEPS, Plan
 from changedet.scenes import Scene
@@ -37,10 +40,16 @@ FILES = (
 )
 """What ``diff`` may write, ``run.json`` aside."""
 
-LAZY_PX = 4_000_000
-"""Images of more pixels are read and differenced block by block; the result is the same."""
+LAZY_BYTES = 128_000_000
+"""A pair that takes more memory is read and differenced block by block; the result is the same."""
+
+MEMORY_BYTES = 1_000_000_000
+"""Bound of the blocks in work at one time where none is given; it limits the threads."""
 
 CHUNK_PX = 1024
+COPIES = 3
+"""Copies of a block that reading and differencing hold at one time."""
+
 MIN_OBJECT_PX = 3.5
 """Smallest object in pixels where no area is given: three are as likely a misplaced edge as a thing, and the
 half allows for degrees, whose pixels are not all alike."""
@@ -251,15 +260,21 @@ def _pair(before: Any, after: Any, plan: Plan) -> list[Scene]:
 
 def _images(scenes: list[Scene], plan: Plan, aoi: BaseGeometry | None) -> tuple[xr.DataArray, xr.DataArray]:
     """Read the pair, block by block where it is large."""
-    rows, columns = scenes[0].grid.shape
+    lazy = _pair_bytes(scenes[0], scenes[0].grid.shape) > LAZY_BYTES
     return read_pair(
         scenes[0],
         scenes[1],
         aoi=aoi,
         bands=plan.section("read")["bands"],
         warp=plan.section("read")["warp"],
-        chunk_px=CHUNK_PX if rows * columns > LAZY_PX else None,
+        chunk_px=CHUNK_PX if lazy else None,
     )
+
+
+def _pair_bytes(scene: Scene | xr.DataArray, shape: tuple[int, int]) -> int:
+    """Return what two float32 images of a shape take."""
+    bands = len(scene.bands) if isinstance(scene, Scene) else scene.sizes.get("band", 1)
+    return 2 * 4 * bands * shape[0] * shape[1]
 
 
 def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> dict[str, xr.DataArray]:
@@ -274,7 +289,7 @@ def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> dict[s
     )
     if isinstance(made, xr.DataArray):
         made = {"magnitude": made}
-    layers = {str(key): _computed(made[key], workers) for key in made}
+    layers = {str(key): _computed(made[key], _threads(before, plan)) for key in made}
     if not np.isfinite(layers["magnitude"].values).any():
         raise InputError(
             "no pixel is usable in both images; wanted areas that overlap and are not masked; check nodata "
@@ -283,11 +298,22 @@ def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> dict[s
     return layers
 
 
-def _computed(image: xr.DataArray, workers: int | None) -> xr.DataArray:
+def _threads(image: xr.DataArray, plan: Plan) -> int:
+    """Return how many blocks may be in work at one time."""
+    compute = plan.section("compute")
+    memory = MEMORY_BYTES if compute["memory"] is None else memory_bytes(compute["memory"])
+    block = COPIES * _pair_bytes(image, (CHUNK_PX, CHUNK_PX))
+    return max(min(compute["workers"] or os.cpu_count() or 1, memory // block), 1)
+
+
+def _computed(image: xr.DataArray, threads: int) -> xr.DataArray:
     """Return an image in memory."""
     if image.chunks is None:
         return image
-    return image.compute(**({"num_workers": workers} if workers else {}))
+    if "distributed" in sys.modules:  # there may be a cluster, which has workers of its own
+        return image.compute()
+    # asked for a scheduler by name or for none, dask imports all of distributed to look for a cluster
+    return image.compute(scheduler=image.data.__dask_scheduler__, num_workers=threads)
 
 
 def _level(magnitude: xr.DataArray, plan: Plan) -> tuple[float | None, dict[str, Any]]:
@@ -374,7 +400,7 @@ def _write_one(path: Path, found: Comparison, compress: Any) -> bool:
         write_cog(path, found.change, compress=compress, nodata=255, category_names=CATEGORIES)
     elif stem in found.layers:
         image = found.layers[stem]
-        write_cog(path, image.astype(np.float32), compress=compress, tags=_tags(found.magnitude))
+        write_cog(path, image.astype(np.float32, copy=False), compress=compress, tags=_tags(found.magnitude))
     else:
         return False
     return True
