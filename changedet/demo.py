@@ -12,8 +12,8 @@ from changedet.columns import STATUSES
 from changedet.grid import Grid, attach
 from changedet.io.raster import write_cog
 from changedet.io.vector import write_geojson
-from changedet.metrics import evaluate, match_objects
 from changedet.metrics import Options as Scoring
+from changedet.metrics import evaluate, match_objects
 from changedet.pipeline._work import Progress, quiet
 from changedet.pipeline.plan import Plan
 from changedet.pipeline.run import run
@@ -42,9 +42,7 @@ class DemoResult:
     scores: dict[str, Any]
 
 
-def demo(
-    out: Path, *, gsd_m: float = 3.0, seed: int | None = None, progress: Progress = quiet
-) -> DemoResult:
+def demo(out: Path, *, gsd_m: float = 3.0, seed: int | None = None, progress: Progress = quiet) -> DemoResult:
     """Simulate the Tumen crossing, run the main job on it, and hold what was found against the truth.
 
     Parameters
@@ -62,7 +60,9 @@ def demo(
     from changedet.simulate import SceneSettings, simulate
 
     folder = Path(out)
-    settings = SceneSettings(gsd_m=gsd_m, layout="tumen") if seed is None else SceneSettings(gsd_m=gsd_m, seed=seed)
+    settings = SceneSettings(gsd_m=gsd_m, layout="tumen")
+    if seed is not None:
+        settings = SceneSettings(gsd_m=gsd_m, layout="random", seed=seed)
     progress("simulate", 0, 1)
     simulation = simulate(settings)
     progress("simulate", 1, 1)
@@ -105,7 +105,8 @@ def write_scenes(simulation: Simulation, folder: Path, *, progress: Progress = q
         stored = np.clip(np.round(simulation.image[t] * 1e4), 1, 65534).astype(np.uint16)
         image = attach(stored, grid, dims=("band", "y", "x"), coords={"band": bands})
         path = folder / f"{stem}.tif"
-        write_cog(path, image, nodata=0, tags={"ACQUISITIONDATETIME": f"{np.datetime_as_string(moment, unit='s')}Z"})
+        acquired = f"{np.datetime_as_string(moment, unit='s')}Z"
+        write_cog(path, image, nodata=0, tags={"ACQUISITIONDATETIME": acquired})
         write_cog(folder / f"{stem}_mask.tif", attach(simulation.mask[t].astype(np.uint8), grid), nodata=None)
         paths.append(path)
         progress("write scenes", t + 1, len(simulation.dates))
@@ -142,4 +143,5 @@ def _ours(row: Any) -> dict[str, Any]:
         return {"found": "missed", "kind": "", "status": "", "interval": "", "area_m2": None}
     after, until = (str(row[c])[:10] if row[c] else "?" for c in ("last_absent", "first_seen"))
     area = None if row["area_m2"] is None else round(float(row["area_m2"]))
-    return {"found": row["id"], "kind": row["kind"], "status": row["status"], "interval": f"{after} … {until}", "area_m2": area}
+    words = {name: row[name] for name in ("kind", "status")}
+    return {"found": row["id"], **words, "interval": f"{after} … {until}", "area_m2": area}

@@ -1,7 +1,7 @@
 """The detector: background, evidence, step, null, candidates, verdicts, in bounded windows.
 
-Everything that looks at the whole scene is fitted once on a regular sample; windows are then worked on alone, on a
-fixed grid of tiles, so the result does not depend on how the work is shared out.
+Everything that looks at the whole scene is fitted once on a regular sample; windows are then worked on
+alone, on a fixed grid of tiles, so the result does not depend on how the work is shared out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Options:
 
     Parameters
     ----------
-    history_share : first part of the dates that decides which pixels are alike; should be free of what is sought
-    prototypes : classes of pixels at most
+    history_share : first part of the dates that decides which pixels are alike; should be free of what is
+    sought prototypes : classes of pixels at most
     sample_px : pixels of the regular sample
     pool_px : standard deviation of the pooling of evidence, about that of a point-spread function
     doubt_m : pixels this close to a masked cloud are doubtful, as masks miss the thin edge of clouds
@@ -48,7 +48,7 @@ class Options:
 
 TILE_PX = 256
 LENGTHS = (0, 5)
-"""Dates after a break that make its "after" side: all of them, or five, which finds what was removed again."""
+"""Dates after a break that make its "after" side: all, or five, which finds what was removed again."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
 
 
 def tolerance(stack: xr.Dataset, noise: breaks.Noise) -> Array:
-    """Return the misregistration to tolerate on each date, px: what is known and was not resampled away counts."""
+    """Return the misregistration to tolerate on each date, px: what was not resampled away counts."""
     base = np.full(stack.sizes["time"], noise.shift_px)
     if "shift_dy_px" not in stack.coords:
         return base
     left = np.hypot(stack.shift_dy_px.values, stack.shift_dx_px.values)
     left = np.where(stack.shift_applied.values, 0.0, np.nan_to_num(left, nan=0.3))
-    return np.hypot(base, 0.5 * left)
+    return np.asarray(np.hypot(base, 0.5 * left))
 
 
 def class_spread(residual: Array, stratum: Array, *, least: int = 20) -> Array:
@@ -227,7 +227,7 @@ def near_cloud(quality: Array, radius_px: int) -> Array:
 
 
 def pool(found: Evidence, sigma_px: float) -> tuple[Array, Array]:
-    """Pool residuals over neighbors by weight: a matched filter for what is as small as the point-spread function."""
+    """Pool residuals over neighbors by weight: a matched filter for what is as small as the blur."""
     from scipy.ndimage import gaussian_filter1d
 
     total, weight = found.residual * found.weight, found.weight
@@ -342,8 +342,8 @@ REFERENCE_ALPHA = 0.05
 def seed_level(maps: Maps, seed_z: float, alpha: float) -> Array:
     """Return the evidence at which a pixel starts a candidate, (y, x) float32.
 
-    A false-alarm level ten times stricter than the reference asks for as much more evidence as the tail of the
-    scene's own null takes to become ten times rarer.
+    A false-alarm level ten times stricter than the reference asks for as much more evidence as the tail of
+    the scene's own null takes to become ten times rarer.
     """
     level = np.full(maps.z.shape, np.inf, np.float32)
     for s, null in enumerate(maps.nulls):
@@ -357,10 +357,11 @@ def _judge(
 ) -> Object:
     """Date and judge one candidate from the evidence of its own window."""
     window = candidate.window
-    outer = tuple(
+    grown = [
         slice(max(s.start - model.halo_px, 0), min(s.stop + model.halo_px, n))
         for s, n in zip(window, maps.z.shape, strict=True)
-    )
+    ]
+    outer = (grown[0], grown[1])
     own = evidence(model, *read_window(stack, outer), outer)
     stratum = mask.STRATA[np.bincount(maps.stratum[candidate.rows, candidate.columns], minlength=3).argmax()]
 

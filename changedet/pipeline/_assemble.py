@@ -232,7 +232,7 @@ def _rasters(found: Detection, kept: Any) -> tuple[Array, Array]:
 
 
 def composite_dates(found: Detection, *, most: int = 5) -> tuple[Array, Array]:
-    """Choose dates for the before and after composites: the last open dates, and early ones of the same season."""
+    """Choose dates for the composites: the last open ones after, early ones of the same season before."""
     open_dates = (found.model.setting.usable > 0.3) & ~found.model.setting.frozen.any(axis=1)
     dates = np.flatnonzero(open_dates) if open_dates.sum() >= 4 else np.arange(open_dates.size)
     after = dates[-min(most, max(dates.size // 2, 1)) :]

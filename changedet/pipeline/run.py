@@ -27,7 +27,7 @@ from changedet.pipeline import _assemble
 from changedet.pipeline._options import ReadOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
-from changedet.scenes import Scene, is_sar
+from changedet.scenes import Scene
 from changedet.steps import align, breaks, normalize, report, track
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, prog
     usable, refused = _usable_scenes(stack)
     if usable.sizes["time"] < MIN_SCENES:
         raise TooFewScenesError(
-            f"{usable.sizes['time']} of {stack.sizes['time']} scenes are usable; wanted {MIN_SCENES} or more, four "
-            "before and three after what is looked for; give more scenes, or use `changedet diff` for two"
+            f"{usable.sizes['time']} of {stack.sizes['time']} scenes are usable; wanted {MIN_SCENES}: "
+            "four before and three after what is looked for; give more, or use `changedet diff` for two"
         )
     progress("align", 0, 1)
     with clock("align"):
@@ -205,7 +205,7 @@ def _usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]
     fine = share >= LEAST_USABLE
     refused = [
         {
-            **_identity(stack, t),
+            **_identity(stack, int(t)),
             "usable": round(float(share[t]), 4),
             "used": False,
             "why": f"only {share[t]:.1%} of the area is usable",
@@ -377,7 +377,7 @@ def _scenes(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene]
     scenes = between(scenes, how.since, how.until) if how.since or how.until else scenes
     if len(scenes) < 2:
         raise TooFewScenesError(
-            f"{len(scenes)} scene found; wanted a time series of {MIN_SCENES} or more; give a folder of dated GeoTIFFs"
+            f"{len(scenes)} scene found; wanted {MIN_SCENES} or more; give a folder of dated GeoTIFFs"
         )
     groups = sorted({s.group for s in scenes if s.is_sar})
     if len(groups) < 2:
@@ -421,13 +421,13 @@ def _refuse_failed(record: dict[str, Any], strict: bool) -> None:
     failed = [t for t in record["self_tests"] if not t["passed"]]
     if failed and strict:
         raise ControlFailedError(
-            f"{failed[0]['name']}: {failed[0]['detail']}; wanted none; leave out --strict to write the results all the same"
+            f"{failed[0]['name']}: {failed[0]['detail']}; wanted none; leave out --strict to go on"
         )
     record["warnings"] += [f"{t['name']} failed: {t['detail']}" for t in failed]
 
 
 def _write(
-    stage: Path, found: Findings, stack: xr.Dataset | None, outputs: Any, compress: str, site: Site | None
+    stage: Path, found: Findings, stack: xr.Dataset | None, outputs: Any, compress: Any, site: Site | None
 ) -> list[str]:
     """Write the files wanted and return their names; lon/lat formats need a CRS."""
     georeferenced = Grid.of(found.statistic).georeferenced
@@ -440,7 +440,7 @@ def _write(
 
 
 def _write_one(
-    path: Path, found: Findings, stack: xr.Dataset | None, compress: str, site: Site | None
+    path: Path, found: Findings, stack: xr.Dataset | None, compress: Any, site: Site | None
 ) -> None:
     """Write one file."""
     if path.suffix == ".tif":
@@ -480,8 +480,8 @@ def redraw(out: str | Path) -> Path:
         raise UnreadableError(
             f"{folder} holds no finished run ({error}); wanted the folder of `changedet run`"
         ) from error
-    layers = {name: read_vector(folder / "structures.gpkg", layer=name) for name in _LAYERS}
-    rasters = {name: _raster(folder / f"{name}.tif") for name in _RASTERS}
+    layers: dict[str, Any] = {name: read_vector(folder / "structures.gpkg", layer=name) for name in _LAYERS}
+    rasters: dict[str, Any] = {name: _raster(folder / f"{name}.tif") for name in _RASTERS}
     page = report.report_html(Findings(**layers, **rasters, record=record), None)
     return write_text(folder / "report.html", page)
 
@@ -501,7 +501,7 @@ def _raster(path: Path) -> xr.DataArray:
     layer = Layer(str(path), tuple(range(1, count + 1)), tuple(f"band{i}" for i in range(1, count + 1)))
     values = read_window(layer)
     if path.stem.startswith("composite"):
-        names = [d or f"band{i}" for i, d in enumerate(header.descriptions, start=1)]
+        names = [d or f"band{i}" for i, d in enumerate(header.names, start=1)]
         return attach(
             values, header.grid, dims=("band", "y", "x"), coords={"band": np.array(names, dtype=object)}
         )

@@ -2,9 +2,11 @@
 
 Pixels whose history is alike are *analogues*: whatever a scene does to their class (gain, haze, season,
 turbidity, water level) it does to all of them, so the median of a pixel's analogues on the same date is its
-expected value without any model of those causes. Analogues are gathered into a few hundred prototypes; a pixel is
+expected value without any model of those causes. Analogues are gathered into a few hundred prototypes; a
+pixel is
 a sparse mixture of its nearest ones. Everything that needs the whole scene is fitted once on a regular sample
-(:func:`fit_background`), so that a window predicted alone equals the same window predicted with its neighbors.
+(:func:`fit_background`), so that a window predicted alone equals the same window predicted with its
+neighbors.
 """
 
 from __future__ import annotations
@@ -170,7 +172,7 @@ def fit_background(
     -------
     Background
     """
-    n, _, bands = values.shape
+    n = values.shape[0]
     history = values[:, :n_history].reshape(n, -1)
     factors = fit_factors(history)
     found = scores(factors, history)
@@ -234,7 +236,7 @@ def _member_statistics(values: Array, labels: Array, count: int, *, least: int =
 def rank(ordered: Array, n: Array, share: float) -> Array:
     """Return a quantile of values sorted along axis 0 of which the first ``n`` are finite."""
     index = np.clip(np.round(share * (n - 1)), 0, ordered.shape[0] - 1).astype(np.intp)
-    return np.take_along_axis(ordered, index[None], axis=0)[0]
+    return np.asarray(np.take_along_axis(ordered, index[None], axis=0)[0])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Evidence of a step per pixel: residuals, their noise, and the best of all candidate breaks.
 
-A new structure is a step in the residual against the background that stays. The statistic weighs every date by how
+A new structure is a step in the residual against the background that stays. The statistic weighs every date
+by how
 well it can be predicted there, tries every break in one pass of running sums, and leaves its own scale to an
-empirical null (:func:`null_scale`), because nominal p-values are wrong by orders of magnitude in river scenes.
+empirical null (:func:`null_scale`), because nominal p-values are wrong by orders of magnitude in river
+scenes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Noise:
 
 
 def gradient(image: Array) -> Array:
-    """Return the gradient magnitude of a log image per pixel, (band, y, x) float32, NaN-safe (0 where unknown)."""
+    """Return the gradient magnitude of a log image per pixel, (band, y, x) float32, 0 where unknown."""
     filled = np.where(np.isfinite(image), image, np.nan)
     dy = np.gradient(filled, axis=-2) if image.shape[-2] > 1 else np.zeros_like(filled)
     dx = np.gradient(filled, axis=-1) if image.shape[-1] > 1 else np.zeros_like(filled)
@@ -100,7 +102,8 @@ def best_step(
     weight : (time, band, pixel) float32, 1/variance, 0 = not usable
     whiten : (band, band) matrix that whitens standardized residuals
     min_side : usable dates wanted on both sides of a break
-    lengths : dates after the break that make the "after" side; 0 = all of them. A window finds what was removed
+    lengths : dates after the break that make the "after" side; 0 = all of them. A window finds what was
+    removed
 
     Returns
     -------
@@ -109,7 +112,8 @@ def best_step(
     Notes
     -----
     O(time) per pixel and length: only running sums are kept. Source: weighted two-sample step test with all
-    breaks tried, as in sup-F tests (Andrews 1993, doi:10.2307/2951764); its null scale is taken from the scene.
+    breaks tried, as in sup-F tests (Andrews 1993, doi:10.2307/2951764); its null scale is taken from the
+    scene.
     """
     w = weight
     used = (w > 0).all(axis=1)
@@ -197,7 +201,7 @@ class NullScale:
         return np.asarray((score - self.location) / self.spread, np.float32)
 
     def moved(self, level: float, factor: float) -> float:
-        """Return the ``z`` that a ``factor`` times smaller share of null pixels exceeds than exceed ``level``."""
+        """Return the ``z`` that ``factor`` times fewer null pixels exceed than exceed ``level``."""
         return float(level + self.tail * np.log(factor))
 
 

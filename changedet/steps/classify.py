@@ -1,7 +1,7 @@
 """What a structure is, from its size, shape, setting and history.
 
-The rules are few and readable; each number has a physical reason. Probabilities come with a later version, so a
-kind is the likeliest name and ``unknown`` where the rules say nothing.
+The rules are few and readable; each number has a physical reason. Probabilities come with a later version,
+so a kind is the likeliest name and ``unknown`` where the rules say nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Rules:
     near_bank_m: float = 40.0
 
 
-def classify(shape: Shape, rules: Rules = Rules()) -> Kind:  # noqa: B008  frozen record
+def classify(shape: Shape, rules: Rules = Rules()) -> Kind:
     """Name the kind of a structure.
 
     Parameters

@@ -74,7 +74,7 @@ def water_level_cut(ndwi: Array, *, low: float = -0.15, high: float = 0.25) -> f
 
 
 def visible_brightness(log_values: Array, bands: tuple[str, ...]) -> Array:
-    """Return the mean log reflectance of the visible bands (of all bands if there is none), ``(..., y, x)``."""
+    """Return the mean log reflectance of the visible bands (of all if there is none), ``(..., y, x)``."""
     visible = [i for i, b in enumerate(bands) if b in ("blue", "green", "red")]
     return np.asarray(log_values[..., visible or slice(None), :, :].mean(axis=-3), np.float32)
 
@@ -102,7 +102,7 @@ class Setting:
     usable: Array
 
     def wet(self, image: Array) -> Array:
-        """Return ``(time, ...)`` float32: 1 water, 0 not, NaN unknown, of reflectance ``(time, band, ...)``."""
+        """Return 1 water, 0 not, NaN unknown, (time, ...), of (time, band, ...) reflectance."""
         ndwi = water_index(image, self.bands)
         if ndwi is None or not np.isfinite(self.cut):
             return np.full((image.shape[0], *image.shape[2:]), np.nan, np.float32)

@@ -1,8 +1,9 @@
-"""From evidence to objects in time: candidates, their interval of appearance, status, or why they are rejected.
+"""From evidence to objects in time: candidates, interval of appearance, status, or why not.
 
-Objects are dated, never single pixels: the evidence of an object's core pixels is projected on its own step and the
-series is split in two levels. The interval is ``(last_absent, first_seen]`` between two dates on which most of the
-object was usable.
+Objects are dated, never single pixels: the evidence of an object's core pixels is projected on its own step
+and the
+series is split in two levels. The interval is ``(last_absent, first_seen]`` between two dates on which most
+of the object was usable.
 """
 
 from __future__ import annotations
@@ -48,19 +49,22 @@ class Growth:
     Parameters
     ----------
     grow : ``z`` to which a candidate grows from its seed
-    contrast : share of the object's own step that a pixel of the footprint must show; half is where the edge of
+    contrast : share of the object's own step that a pixel of the footprint must show; half is where the edge
+    of
         an object lies under a point-spread function
     min_px : smaller footprints are dropped
     rounds : objects of different steps that one region may hold
+    fragment : a piece beside a stronger object counts as one of its own from this share of that one's size
     """
 
     grow: float = 4.0
     contrast: float = 0.5
     min_px: int = 2
     rounds: int = 6
+    fragment: float = 0.25
 
 
-def candidates(z: Array, delta: Array, seed: Array, rules: Growth = Growth()) -> list[Candidate]:  # noqa: B008
+def candidates(z: Array, delta: Array, seed: Array, rules: Growth = Growth()) -> list[Candidate]:
     """Cut an evidence image into candidate objects.
 
     Parameters
@@ -85,6 +89,7 @@ def candidates(z: Array, delta: Array, seed: Array, rules: Growth = Growth()) ->
     found = []
     for label, window in enumerate(ndimage.find_objects(np.where(keep[grown], grown, 0)), start=1):
         if window is not None:
+            window = (window[0], window[1])
             region = grown[window] == label
             found += _footprints(
                 filled[window], delta[(slice(None), *window)], hot[window], region, window, rules
@@ -99,29 +104,28 @@ def _footprints(
     from scipy import ndimage
 
     found: list[Candidate] = []
-    rest = region.copy()
+    rest, taken = region.copy(), np.zeros(region.shape, np.int32)
     for _ in range(rules.rounds):
         seeds = rest & hot
         if not seeds.any():
             break
         step = _common_step(z, delta, seeds)
         share = np.einsum("b,byx->yx", step, delta) / max(float(step @ step), 1e-9)
-        parts, count = ndimage.label(rest & (share >= rules.contrast), np.ones((3, 3)))
+        parts, _ = ndimage.label(rest & (share >= rules.contrast), np.ones((3, 3)))
         with_seed = np.setdiff1d(np.unique(parts[seeds]), [0])
         if with_seed.size == 0:
             break
+        around = ndimage.maximum_filter(taken, 5)
         for i in with_seed:
             part = parts == i
             rows, columns = np.nonzero(part)
-            if rows.size >= rules.min_px:
-                own = _common_step(z, delta, part & seeds)
-                found.append(
-                    Candidate(rows + window[0].start, columns + window[1].start, float(z[part].max()), own)
-                )
-        rest &= ~(
-            ndimage.binary_dilation(np.isin(parts, with_seed), np.ones((3, 3))) & ~(seeds & (parts == 0))
-        )
-        rest &= ~np.isin(parts, with_seed)
+            if rows.size < rules.min_px or rows.size < rules.fragment * around[part].max():
+                continue
+            own = _common_step(z, delta, part & seeds)
+            peak = float(z[part].max())
+            found.append(Candidate(rows + window[0].start, columns + window[1].start, peak, own))
+            taken[part] = rows.size
+        rest &= ~np.asarray(ndimage.binary_dilation(np.isin(parts, with_seed), np.ones((3, 3), bool)))
     return found
 
 
@@ -168,7 +172,7 @@ def project(
     whiten : (band, band)
     frozen, near_cloud : (time,) bool
     """
-    used = (weight > 0).all(axis=1)
+    used: Array = np.asarray((weight > 0).all(axis=1))
     sd = 1 / np.sqrt(
         np.maximum(np.where(used[:, None], weight, 0).sum(axis=(0, 2)) / max(used.sum(), 1), 1e-9)
     )
@@ -371,7 +375,7 @@ class Persistence:
     min_snr: float = 4.0
 
 
-def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) -> Verdict:  # noqa: B008
+def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) -> Verdict:
     """Date an object and say whether it is a structure.
 
     Parameters
@@ -382,9 +386,9 @@ def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) ->
 
     Notes
     -----
-    The contrast of an object changes with the season, so its presence is judged against the scatter while it is
-    absent, not against its mean height. A date says "there", "absent" or nothing (ice, a cloud's edge that looks
-    like the object, too noisy, in between); the interval lies between dates that speak.
+    The contrast of an object changes with the season, so its presence is judged against the scatter while it
+    is absent, not against its mean height. A date says "there", "absent" or nothing (ice, a cloud's edge that
+    looks like the object, too noisy, in between); the interval lies between dates that speak.
     """
     open_dates = series.usable & ~series.frozen
     dates = np.flatnonzero(open_dates if open_dates.sum() >= 5 else series.usable)
@@ -417,7 +421,7 @@ def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) ->
 
 @dataclass(frozen=True)
 class _Run:
-    """Working record of :func:`judge`: states of the used dates (1 there, −1 absent, 0 unclear) and the stretch."""
+    """States of the used dates (1 there, −1 absent, 0 unclear), and the stretch that fits them."""
 
     dates: Array
     weight: Array
@@ -455,7 +459,7 @@ def _states(value: Array, noise: Array, height: float, scatter: float, rules: Pe
 
 
 def _best_stretch(state: Array, weight: Array) -> tuple[int, int]:
-    """Return the stretch of dates with the fewest weighted mistakes; it begins with a date that shows the object.
+    """Return the stretch of dates with the fewest weighted mistakes; it begins with a date that shows it.
 
     A stretch that ends before the last date costs one mean weight: what stands is expected to stay.
     """
@@ -473,7 +477,7 @@ def _best_stretch(state: Array, weight: Array) -> tuple[int, int]:
 
 
 def _scatter(deviation: Array, noise: Array) -> float:
-    """Return the robust scatter of a series where the object is absent; never far under its expected noise."""
+    """Return the robust scatter of a series while the object is absent; never far under its noise."""
     expected = float(np.median(noise)) if noise.size else 0.05
     found = 1.4826 * float(np.median(np.abs(deviation))) if deviation.size else 0.0
     return max(found, 0.7 * expected, 0.03)
@@ -603,7 +607,7 @@ def first_part(index: Array, *, share: float = 0.15, min_px: int = 4) -> Array |
 
 
 def grown(whole: Verdict, part: Verdict) -> Verdict:
-    """Join the verdicts on an object and on the part of it that came first: it grows if that part stands too."""
+    """Join the verdicts on an object and on its first part: it grows if that part stands too."""
     if part.status not in ("persistent", "unresolved") or part.first >= whole.first > 0:
         return whole
     status = "growing" if part.status == "persistent" else part.status
