@@ -121,6 +121,8 @@ def test_missing_file(pair, tmp_path):
         call("diff", pair[0], tmp_path / "none.tif", "-o", tmp_path / "out"), "none.tif", "does not exist"
     )
     refused(call("info", tmp_path / "none.tif"), "does not exist")
+    refused(call("run", pair[0], tmp_path / "none.tif", "-o", tmp_path / "out"), "none.tif", "does not exist")
+    refused(call("report", tmp_path), "holds no finished run")
     assert not (tmp_path / "out").exists()
 
 
@@ -130,6 +132,7 @@ def test_text_file_named_tif(pair, tmp_path):
         call("diff", pair[0], tmp_path / "text.tif", "-o", tmp_path / "out"), "text.tif", "cannot be read"
     )
     refused(call("info", tmp_path / "text.tif"), "text.tif", "cannot be read")
+    refused(call("run", pair[0], tmp_path / "text.tif", "-o", tmp_path / "out"), "cannot be read")
     assert not (tmp_path / "out").exists()
 
 
@@ -152,23 +155,29 @@ def test_truncated_file(pair, tmp_path):
 def test_other_grids(grid, word, pair, tmp_path):
     other = scene(tmp_path / "c_20240901.tif", grid)
     refused(call("diff", pair[0], other, "-o", tmp_path / "out"), word, "--warp")
-    refused(call("align", pair[0], other, "-o", tmp_path / "out"), word, "--warp")
+    for command in ("align", "run"):
+        refused(call(command, pair[0], other, "-o", tmp_path / "out"), word, "--warp")
     assert not (tmp_path / "out").exists()
 
 
 def test_no_date(pair, tmp_path):
     undated = scene(tmp_path / "undated.tif")
-    refused(call("align", pair[0], undated, "-o", tmp_path / "out"), "undated.tif", "--date")
+    for command in ("align", "run"):
+        refused(call(command, pair[0], undated, "-o", tmp_path / "out"), "undated.tif", "--date")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_same_date_twice(pair, tmp_path):
     twin = scene(tmp_path / "twin_20240101.tif")
-    refused(call("align", *pair, twin, "-o", tmp_path / "out"), "20240101", "2024-01-01")
+    for command in ("align", "run"):
+        refused(call(command, *pair, twin, "-o", tmp_path / "out"), "20240101", "2024-01-01")
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_scene(pair, tmp_path):
     refused(call("align", pair[0], "-o", tmp_path / "out"), "1 scene given", "two or more")
+    refused(call("run", pair[0], "-o", tmp_path / "out"), "1 scene")
+    refused(call("run", *pair, "-o", tmp_path / "out"), "2 of 2 scenes are usable")
     assert not (tmp_path / "out").exists()
 
 
@@ -182,7 +191,8 @@ def test_one_scene(pair, tmp_path):
     ],
 )
 def test_unknown_settings(setting, word, pair, tmp_path):
-    refused(call("diff", *pair, "-o", tmp_path / "out", "--set", setting), word)
+    for command in ("diff", "run"):
+        refused(call(command, *pair, "-o", tmp_path / "out", "--set", setting), word)
     assert not (tmp_path / "out").exists()
 
 
@@ -194,7 +204,7 @@ def test_a_plan_that_is_none(pair, tmp_path):
 
 def test_an_output_that_is_a_file(pair, tmp_path):
     (tmp_path / "out").write_text("mine")
-    for command in ("diff", "align"):
+    for command in ("diff", "align", "run"):
         refused(call(command, *pair, "-o", tmp_path / "out"), "is a file")
         refused(call(command, *pair, "-o", tmp_path / "out" / "deep"), "is a file")
     assert (tmp_path / "out").read_text() == "mine"

@@ -100,6 +100,7 @@ def test_run_hands_over_its_options(work, tmp_path):
     assert keywords["site"].name == "tumen" and keywords["aoi"].equals(box(130, 42, 131, 43))
     assert keywords["overwrite"] is True and keywords["strict"] is True
     assert keywords["outputs"] == ("report.html", "run.json")
+    assert keywords["notes"]["command"].startswith("changedet run a b -o ")
     read = ReadOptions(
         since="2024-01-01",
         until="2024-12-31",
@@ -169,14 +170,15 @@ def test_demo(monkeypatch, tmp_path):
 
     def demo(out, *, gsd_m=3.0, seed=11, progress=None):
         calls.append((out, gsd_m, seed))
-        return types.SimpleNamespace(
-            table=[{"structure": "pier-1", "found": "yes"}], report=Path(out) / "report.html"
-        )
+        rows = [{"structure": "pier-1", "found": "yes"}]
+        scores = {"objects": {"matched": 1, "n_truth": 3, "n_found": 2}}
+        return types.SimpleNamespace(table=rows, report=Path(out) / "report.html", scores=scores)
 
     module.demo = demo
     monkeypatch.setitem(sys.modules, "changedet.demo", module)
     result = call("demo", "-o", tmp_path / "d")
     assert "pier-1" in result.stdout and "report.html" in result.stdout
+    assert "1 of 3 true structures found, 1 found that are none" in result.stdout
     told = json.loads(call("demo", "--gsd-m", 10, "--seed", 4, "--json").stdout)
     assert told["table"] == [{"structure": "pier-1", "found": "yes"}]
     assert calls == [(tmp_path / "d", 3.0, 11), (Path("changedet-demo"), 10.0, 4)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from changedet.cli import _options as option
-from changedet.cli._console import bars, emit, say, table, warn
+from changedet.cli._console import bars, command_line, emit, say, table, warn
 from changedet.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def run(
     }
     where, names = option.site_of(site), option.names_of(outputs)
     how |= {"site": where, "aoi": option.area_of(where, aoi), "outputs": names and tuple(names)}
+    how |= {"notes": {"command": command_line()}}
     with bars() as progress:
         findings = work(scenes, out, chosen, progress=progress, **how)
     _tell(findings, out)
@@ -114,8 +115,11 @@ def demo(
         result = work(out, gsd_m=gsd_m, progress=progress, **settings)
     if result.table:
         say(table(result.table[0].keys(), (row.values() for row in result.table)))
+    objects = result.scores["objects"]
+    false = objects["n_found"] - objects["matched"]
+    say(f"{objects['matched']} of {objects['n_truth']} true structures found, {false} found that are none")
     say(f"open {result.report}")
-    emit({"out": str(out), "report": str(result.report), "table": result.table})
+    emit({"out": str(out), "report": str(result.report), "table": result.table, "scores": result.scores})
 
 
 def report(

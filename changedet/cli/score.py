@@ -75,11 +75,13 @@ def evaluate(
 
 
 def _lines(scores: dict[str, Any]) -> list[tuple[str, object]]:
-    """Return scores as lines: numbers as they are, lists by their length and first entries."""
+    """Return scores as lines: numbers as they are, names by their count and the first few."""
     out: list[tuple[str, object]] = []
     for name, value in scores.items():
         if isinstance(value, dict):
             out += [(f"{name}.{inner}", one) for inner, one in _lines(value)]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            out.append((name, len(value)))
         elif isinstance(value, list):
             shown = ", ".join(map(str, value[:6])) + (" …" if len(value) > 6 else "")
             out.append((name, f"{len(value)}: {shown}" if value else "0"))
