@@ -330,7 +330,8 @@ def test_quiet_says_nothing(pair, tmp_path):
 
 def test_verbose_says_the_stages(pair, tmp_path):
     result = call("diff", *pair, "-o", tmp_path / "out", "-v")
-    assert "segment: 1/1" in result.stderr
+    stages = [line for line in result.stderr.splitlines() if line.endswith(" …")]
+    assert stages == ["difference …", "threshold …", "segment …", "write …"]
 
 
 def test_bars_are_drawn_on_a_terminal(monkeypatch):
@@ -375,6 +376,14 @@ def test_as_a_process(pair, tmp_path):
     again = process("diff", *pair, "-o", tmp_path / "out")
     assert again.returncode == 2
     assert again.stdout == "" and again.stderr.count("\n") == 1 and again.stderr.startswith("changedet: ")
+
+
+def test_a_terminal_that_knows_ascii_only():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = process("site", "tumen", env=environment)
+    assert done.returncode == 0 and done.stderr == "" and "Timeline" in done.stdout
+    told = process("site", "tumen", "--json", env=environment)
+    assert json.loads(told.stdout) == changedet.load_site("tumen").to_dict()
 
 
 def test_a_closed_pipe_is_no_fault():

@@ -99,7 +99,8 @@ def emit(value: Any) -> None:
     if talk().json:
         from changedet.io.files import strict
 
-        print(json.dumps(strict(value), ensure_ascii=False, allow_nan=False))
+        narrow = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+        print(json.dumps(strict(value), ensure_ascii=narrow, allow_nan=False))
 
 
 def one_line(text: str) -> str:
@@ -133,7 +134,7 @@ def cell(value: object) -> str:
 def bars() -> Iterator[Callable[[str, int, int], None]]:
     """Give a progress call that draws on stderr: bars on a terminal, lines with ``-v``, else nothing."""
     if talk().quiet or not sys.stderr.isatty():
-        yield _lines if talk().verbose else _nothing
+        yield _lines() if talk().verbose else _nothing
         return
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -153,10 +154,16 @@ def _nothing(stage: str, done: int, total: int) -> None:
     """Draw nothing."""
 
 
-def _lines(stage: str, done: int, total: int) -> None:
-    """Write one line as each stage ends."""
-    if done >= total:
-        print(f"{stage}: {done}/{total}", file=sys.stderr)
+def _lines() -> Callable[[str, int, int], None]:
+    """Return a progress call that writes one line as each stage begins."""
+    seen: set[str] = set()
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in seen:
+            seen.add(stage)
+            print(f"{stage} …", file=sys.stderr)
+
+    return report
 
 
 # ------------------------------------------------------------------------------------------------ failing
@@ -169,6 +176,9 @@ class Door(TyperGroup):
         """Run a command line and leave with its status."""
         leave = extra.pop("standalone_mode", True)
         given = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, ValueError):  # what a terminal cannot show must not stop the work
+                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         _TALK.set(Talk(args=tuple(given)))
         try:
             found = super().main(given, standalone_mode=False, **extra)
