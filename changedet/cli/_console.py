@@ -25,7 +25,7 @@ from changedet.errors import ChangedetError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 220
 """Columns of tables that do not go to a terminal."""
 
 INTERRUPTED = 130

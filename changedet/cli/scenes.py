@@ -100,8 +100,10 @@ def _share(value: float | None) -> str | None:
 def _grids_line(described: dict[str, Any]) -> str:
     """Say how many grids and groups there are."""
     count, grids, groups = (len(described[k]) for k in ("scenes", "grids", "groups"))
-    apart = "; use --warp to work on them together" if grids > 1 else ""
-    return f"{count} scenes, {grids} grid{'s' * (grids != 1)}{apart}, {groups} group{'s' * (groups != 1)}"
+    words = f"{count} scenes, {grids} grid{'s' * (grids != 1)}, {groups} group{'s' * (groups != 1)}"
+    if groups > 1:
+        words += "; scenes of different groups are not compared"
+    return words + ("; --warp brings the grids together" if grids > groups else "")
 
 
 def align(
