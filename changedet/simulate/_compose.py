@@ -104,7 +104,7 @@ def paint(painter: Painter, works: tuple[Structure, ...], passing: tuple[Passing
                 painter.flat(item.geometry, values, item.strength, afloat=True)
             else:
                 painter.block(item.geometry, values, item.height_m, item.strength)
-    for work in sorted(works, key=lambda w: (w.kind == "deck", w.height_m)):
+    for work in sorted(works, key=lambda w: w.height_m):
         shape = work.footprint(painter.ground, day.date)
         if shape is None:
             continue
