@@ -1,6 +1,8 @@
 """Every method of every table: lazy, equal on any chunking, one graph name, inputs untouched, labels kept."""
 
 import copy
+import re
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -106,3 +108,13 @@ def test_hysteresis(values, y, x):
     assert lazy.chunks is not None and lazy.data.name == again.data.name
     xr.testing.assert_identical(lazy.compute(scheduler="sync"), eager)
     assert Grid.of(lazy).difference_from(Grid.of(image)) is None
+
+
+def test_every_table_of_methods_is_tested_here():
+    steps = Path(difference_step.__file__).parent
+    tables = {
+        p.stem for p in steps.glob("*.py") if re.search(r"^METHODS\b", p.read_text("utf-8"), re.MULTILINE)
+    }
+    assert tables == {"difference", "threshold"}, (
+        "test the new table's methods in this file, then name it here"
+    )

@@ -43,7 +43,7 @@ def outlines(labels: Array, at: Array, transform: Affine) -> Array:
     if not at.size:
         return np.empty(0, object)
     ids = labels.ravel()[at]
-    part = _parts(labels, at)
+    part = _parts(ids, at, labels.shape[1])
     following, side, pixel = _links(part, at, labels.shape)
     order, ring = _rings(following)
     side, pixel = side[order], pixel[order]
@@ -62,13 +62,18 @@ def outlines(labels: Array, at: Array, transform: Affine) -> Array:
     return _joined(polygons, label_of - 1)
 
 
-def _parts(labels: Array, at: Array) -> Array:
+def _parts(ids: Array, at: Array, width: int) -> Array:
     """Number the parts from 1 and return that of every labelled pixel."""
-    from scipy import ndimage
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    found = np.empty(labels.shape, np.int32)
-    ndimage.label(labels, output=found)
-    return found.ravel()[at]
+    n = at.size
+    right = np.flatnonzero((np.diff(at) == 1) & (at[1:] % width > 0) & (ids[1:] == ids[:-1]))
+    below = np.minimum(np.searchsorted(at, at + width), n - 1)
+    down = np.flatnonzero((at[below] == at + width) & (ids[below] == ids))
+    one, other = np.concatenate([right, down]), np.concatenate([right + 1, below[down]])
+    links = coo_array((np.ones(one.size, np.int8), (one, other)), shape=(n, n))
+    return np.asarray(connected_components(links, directed=False)[1] + 1)
 
 
 def _links(part: Array, at: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
