@@ -28,8 +28,8 @@ class Options:
 
     Parameters
     ----------
-    history_share : first part of the dates that decides which pixels are alike; should be free of what is
-    sought prototypes : classes of pixels at most
+    history_share : first part of the dates, which decides what is alike; should be free of what is sought
+    prototypes : classes of pixels at most
     sample_px : pixels of the regular sample
     pool_px : standard deviation of the pooling of evidence, about that of a point-spread function
     doubt_m : pixels this close to a masked cloud are doubtful, as masks miss the thin edge of clouds
@@ -37,10 +37,10 @@ class Options:
     seed : of the clustering
     """
 
-    history_share: float = 1 / 3
+    history_share: float = 0.4
     prototypes: int = 384
     sample_px: int = 24_000
-    pool_px: float = 0.8
+    pool_px: float = 0.4
     doubt_m: float = 15.0
     seed_z: float = 8.0
     seed: int = 0
@@ -380,6 +380,9 @@ def _judge(
         over=stratum,
         edge_step=float(np.median(np.linalg.norm(own.slope[at], axis=0))),
         step=float(np.linalg.norm(candidate.delta)),
+        plants=track.only_plants(candidate.delta, model.setting.bands),
+        darker=not model.sar and track.all_darker(candidate.delta),
+        cleared=stratum == "land" and track.plants_gone(candidate.delta, model.setting.bands),
     )
     whole = series(everything)
     verdict = track.judge(whole, causes, rules)

@@ -63,6 +63,29 @@ def read_vector(path: str | os.PathLike[str], *, layer: str | None = None) -> gp
     return frame
 
 
+def read_table(path: str | os.PathLike[str], *, layer: str) -> pd.DataFrame:
+    """Read a table without geometry from a GeoPackage.
+
+    Parameters
+    ----------
+    path : GeoPackage
+    layer : name of the table
+
+    Raises
+    ------
+    UnreadableError
+        There is no such file or table.
+    """
+    import pyogrio
+
+    try:
+        return pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UnreadableError(
+            f"{path} has no readable table {layer!r} ({error}); wanted one of a run"
+        ) from error
+
+
 def read_aoi(path: str | os.PathLike[str]) -> BaseGeometry:
     """Read an area of interest as one lon/lat geometry.
 

@@ -15,27 +15,44 @@ from changedet.blocks import windows
 from changedet.columns import table
 from changedet.findings import Findings
 from changedet.grid import Grid, attach
-from changedet.steps import classify, mask
+from changedet.steps import aggregate, classify, mask
 from changedet.steps.segment import measure_polygons
 
 Array = npt.NDArray[Any]
 
+MIN_AREA_M2 = 9.0
+"""Smallest structure reported where no area is given: a pier of 3 × 3 m."""
+
+MIN_PX = 2
 VISIBLE = ("blue", "green", "red")
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What the detector returned, with the stack it looked at."""
+    """What the detector returned, with the stack it looked at.
 
+    Parameters
+    ----------
+    native : the stack as read, aligned and normalized
+    stack : the same, averaged over blocks of ``size`` × ``size`` pixels: what the detector looked at
+    """
+
+    native: xr.Dataset
     stack: xr.Dataset
+    size: int
     model: detector.Model
     maps: detector.Maps
     objects: list[detector.Object]
 
     @property
     def grid(self) -> Grid:
-        """Grid of the stack."""
+        """Grid that the detector worked on."""
         return Grid.of(self.stack)
+
+    def fine(self, values: Array, name: str, *, fill: float = 0) -> xr.DataArray:
+        """Return an image of the detector on the grid of the stack as read."""
+        grid = Grid.of(self.native)
+        return attach(aggregate.expand(values, self.size, grid.shape, fill=fill), grid, name=name)
 
 
 def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: dict[str, Any]) -> Findings:
@@ -44,13 +61,14 @@ def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: 
     Parameters
     ----------
     found : what the detector returned
-    min_area_m2 : smaller structures become alarms (too small)
+    min_area_m2 : smaller structures become alarms (too small); from the pixel size where None
     axes : axes of the site on the grid's CRS, or None
     record : what is known for ``run.json`` so far
     """
     import geopandas as gpd
 
-    table_all = _measured(found, min_area_m2)
+    least = max(MIN_AREA_M2, MIN_PX * found.grid.gsd_m**2) if min_area_m2 is None else min_area_m2
+    table_all = _measured(found, least * (1 - 1e-6))
     kept = table_all[table_all["status"].notna()].reset_index(drop=True)
     structures = _structures(found, kept)
     labels, first = _rasters(found, kept)
@@ -65,18 +83,18 @@ def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: 
         alarms=alarms,
         axes=empty if axes is None else axes,
         progress=table("progress", []),
-        statistic=attach(found.maps.z, found.grid, name="statistic").assign_attrs(
+        statistic=found.fine(found.maps.z, "statistic", fill=np.nan).assign_attrs(
             units="1", long_name="evidence of a step, in units of the noise of its own surroundings"
         ),
-        first_seen=attach(first, found.grid, name="first_seen"),
-        labels=attach(labels, found.grid, name="labels"),
+        first_seen=found.fine(first, "first_seen"),
+        labels=found.fine(labels, "labels"),
         composite_before=before,
         composite_after=after,
         record=record,
     )
 
 
-def _measured(found: Detection, min_area_m2: float | None) -> Any:
+def _measured(found: Detection, min_area_m2: float) -> Any:
     """Return one row an object with its outline, its measures and its verdict; too small ones are alarms."""
     import geopandas as gpd
 
@@ -92,7 +110,7 @@ def _measured(found: Detection, min_area_m2: float | None) -> Any:
     measures = measure_polygons(frame.geometry, found.grid.crs)
     frame = frame.join(measures)
     objects = [found.objects[i] for i in frame["number"]]
-    small = np.array([min_area_m2 is not None and a < min_area_m2 for a in frame["area_m2"]], bool)
+    small = np.array([a < min_area_m2 for a in frame["area_m2"]], bool)
     status = [None if s else o.verdict.status for o, s in zip(objects, small, strict=True)]
     reason = [
         "too-small" if s and o.verdict.status else o.verdict.reason
@@ -246,16 +264,16 @@ def composite_dates(found: Detection, *, most: int = 5) -> tuple[Array, Array]:
 
 def composites(found: Detection) -> tuple[xr.DataArray, xr.DataArray]:
     """Return season-matched cloud-free composites (medians over time) before and after, (band, y, x)."""
-    result = []
+    result, grid = [], Grid.of(found.native)
     for dates in composite_dates(found):
-        out = np.full((found.stack.sizes["band"], *found.grid.shape), np.nan, np.float32)
-        for tile in windows(found.grid.shape, detector.TILE_PX):
+        out = np.full((found.native.sizes["band"], *grid.shape), np.nan, np.float32)
+        for tile in windows(grid.shape, detector.TILE_PX):
             rows, columns = tile.inner
-            values = np.sort(found.stack.image.isel(time=dates, y=rows, x=columns).values, axis=0)
+            values = np.sort(found.native.image.isel(time=dates, y=rows, x=columns).values, axis=0)
             known = np.isfinite(values).sum(axis=0)
             middle = np.clip((known - 1) // 2, 0, dates.size - 1)
             out[:, rows, columns] = np.take_along_axis(values, middle[None], axis=0)[0]
-        names = found.stack.band.values
+        names = found.native.band.values
         coords = {"band": names}
-        result.append(attach(out, found.grid, dims=("band", "y", "x"), coords=coords, name="composite"))
+        result.append(attach(out, grid, dims=("band", "y", "x"), coords=coords, name="composite"))
     return result[0], result[1]

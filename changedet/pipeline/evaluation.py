@@ -14,7 +14,7 @@ from changedet.errors import MissingInputError, UnreadableError
 from changedet.grid import Grid
 from changedet.io.raster import read_header, read_window
 from changedet.io.safety import local_path
-from changedet.io.vector import read_vector
+from changedet.io.vector import read_table, read_vector
 from changedet.scenes import Layer
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _tables(path: Path) -> tuple[gpd.GeoDataFrame, pd.DataFrame | None]:
     layer = next((n for n in TABLES if n in names), None)
     observations = None
     if "observations" in names:
-        observations = pyogrio.read_dataframe(path, layer="observations", read_geometry=False)
+        observations = read_table(path, layer="observations")
     return read_vector(path, layer=layer), observations
 
 

@@ -26,13 +26,25 @@ from changedet.pipeline._options import (
     WriteOptions,
 )
 from changedet.pipeline._settings import Declarer, Section, Setting, declared
-from changedet.steps import align, breaks, classify, difference, normalize, report, segment, threshold, track
+from changedet.steps import (
+    aggregate,
+    align,
+    breaks,
+    classify,
+    difference,
+    normalize,
+    report,
+    segment,
+    threshold,
+    track,
+)
 
 STEPS: Mapping[str, Section] = {
     "run": Section((RunOptions,)),
     "read": Section((ReadOptions,)),
     "align": Section((align.align,)),
     "normalize": Section((normalize.normalize,)),
+    "aggregate": Section((aggregate.block_size,)),
     "detector": Section((detector.Options,)),
     "breaks": Section((breaks.Noise,)),
     "track": Section((track.Persistence, track.Growth)),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,39 +14,26 @@ import numpy as np
 import xarray as xr
 
 from changedet import detector
-from changedet.errors import ControlFailedError, InputError, TooFewScenesError, UnreadableError
+from changedet.errors import ControlFailedError, InputError, TooFewScenesError
 from changedet.findings import Findings
 from changedet.grid import Grid
-from changedet.io.files import atomic, write_json, write_text
+from changedet.io.files import write_json, write_text
 from changedet.io.products import between, find_scenes
-from changedet.io.raster import write_cog
 from changedet.io.stack import open_stack, scene_sha256
-from changedet.io.vector import read_vector, write_geojson, write_gpkg
 from changedet.pipeline import _assemble
+from changedet.pipeline._files import FILES, redraw, write
 from changedet.pipeline._options import ReadOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
 from changedet.scenes import Scene
-from changedet.steps import align, breaks, normalize, report, track
+from changedet.steps import aggregate, align, breaks, normalize, report, track
+
+__all__ = ["FILES", "Result", "detect", "redraw", "run"]
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from changedet.sites import Site
-
-FILES = (
-    "structures.geojson",
-    "structures.gpkg",
-    "structures.kmz",
-    "statistic.tif",
-    "first_seen.tif",
-    "labels.tif",
-    "composite_before.tif",
-    "composite_after.tif",
-    "report.html",
-    "plan.toml",
-)
-"""What ``run`` may write, ``run.json`` aside."""
 
 MIN_SCENES = 7
 """Four dates of history and three after: fewer cannot show that something came and stayed."""
@@ -96,7 +82,7 @@ class Result(Findings):
             The folder cannot take the results.
         """
         with staged(Path(folder), names=FILES, overwrite=overwrite) as stage:
-            names = _write(stage, self, self.stack, outputs, "deflate", None)
+            names = write(stage, self, self.stack, outputs, "deflate", None)
             write_json(stage / "run.json", {**self.record, "files": [*names, "run.json"]})
         return tuple(Path(folder) / name for name in (*names, "run.json"))
 
@@ -154,7 +140,7 @@ def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, prog
         axes = None if site is None or not objects.grid.georeferenced else site.axes_frame(objects.grid.crs)
         record = {
             "scenes": [*_scene_facts(objects), *refused],
-            "grid": grid_record(objects.grid),
+            "grid": grid_record(Grid.of(objects.native)),
             "not_computed": dict(NOT_COMPUTED),
         }
         found = _assemble.findings(objects, min_area_m2=plan.min_area_m2, axes=axes, record=record)
@@ -163,14 +149,16 @@ def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, prog
     return Result(**fields, stack=ready)
 
 
-def _objects(stack: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
+def _objects(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
     """Run the detector."""
     options = plan.record(detector.Options)
     threads = int(plan.section("compute")["workers"] or 1)
+    size = aggregate.block_size(Grid.of(native).gsd_m, **plan.keywords(aggregate.block_size))
     with clock("background"):
+        stack = aggregate.aggregate(native, size)
         model = detector.fit(stack, options, plan.record(breaks.Noise))
-    count = detector.tile_count(stack)
     with clock("evidence"):
+        count = detector.tile_count(stack)
         maps = detector.scan(stack, model, threads=threads, tick=_ticker("evidence", count, progress))
     with clock("objects"):
         found = detector.objects(
@@ -182,7 +170,7 @@ def _objects(stack: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) ->
             alpha=plan.alpha,
             tick=_ticker("objects", None, progress),
         )
-    return _assemble.Detection(stack, model, maps, found)
+    return _assemble.Detection(native, stack, size, model, maps, found)
 
 
 def _ticker(stage: str, total: int | None, progress: Progress) -> Any:
@@ -338,7 +326,7 @@ def run(
         _refuse_failed(found.record, strict)
         tell("write", 0, 1)
         with clock("write"):
-            names = _write(stage, found, found.stack, outputs, plan.section("write")["compress"], site)
+            names = write(stage, found, found.stack, outputs, plan.section("write")["compress"], site)
         if outputs is None or "plan.toml" in outputs:
             write_text(stage / "plan.toml", plan.to_toml())
             names.append("plan.toml")
@@ -424,85 +412,3 @@ def _refuse_failed(record: dict[str, Any], strict: bool) -> None:
             f"{failed[0]['name']}: {failed[0]['detail']}; wanted none; leave out --strict to go on"
         )
     record["warnings"] += [f"{t['name']} failed: {t['detail']}" for t in failed]
-
-
-def _write(
-    stage: Path, found: Findings, stack: xr.Dataset | None, outputs: Any, compress: Any, site: Site | None
-) -> list[str]:
-    """Write the files wanted and return their names; lon/lat formats need a CRS."""
-    georeferenced = Grid.of(found.statistic).georeferenced
-    wanted = [n for n in FILES if (outputs is None or n in outputs) and n != "plan.toml"]
-    if not georeferenced:
-        wanted = [n for n in wanted if n not in ("structures.geojson", "structures.kmz")]
-    for name in wanted:
-        _write_one(stage / name, found, stack, compress, site)
-    return wanted
-
-
-def _write_one(
-    path: Path, found: Findings, stack: xr.Dataset | None, compress: Any, site: Site | None
-) -> None:
-    """Write one file."""
-    if path.suffix == ".tif":
-        image = getattr(found, path.stem)
-        write_cog(path, image, compress=compress, nodata=np.nan if image.dtype.kind == "f" else 0)
-    elif path.name == "structures.geojson":
-        write_geojson(path, found.structures)
-    elif path.name == "structures.gpkg":
-        layers = {
-            name: getattr(found, name)
-            for name in ("structures", "observations", "alarms", "axes", "progress")
-        }
-        write_gpkg(path, layers, report.layer_styles())
-    elif path.name == "structures.kmz":
-        with atomic(path) as part:
-            part.write_bytes(report.report_kmz(found, stack))
-    else:
-        write_text(path, report.report_html(found, stack, site=site))
-
-
-def redraw(out: str | Path) -> Path:
-    """Draw the report of an earlier run again, from its files; scenes are not read, so there are no chips.
-
-    Parameters
-    ----------
-    out : folder of the run
-
-    Raises
-    ------
-    UnreadableError
-        The folder holds no finished run.
-    """
-    folder = Path(out)
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnreadableError(
-            f"{folder} holds no finished run ({error}); wanted the folder of `changedet run`"
-        ) from error
-    layers: dict[str, Any] = {name: read_vector(folder / "structures.gpkg", layer=name) for name in _LAYERS}
-    rasters: dict[str, Any] = {name: _raster(folder / f"{name}.tif") for name in _RASTERS}
-    page = report.report_html(Findings(**layers, **rasters, record=record), None)
-    return write_text(folder / "report.html", page)
-
-
-_LAYERS = ("structures", "observations", "alarms", "axes", "progress")
-_RASTERS = ("statistic", "first_seen", "labels", "composite_before", "composite_after")
-
-
-def _raster(path: Path) -> xr.DataArray:
-    """Read a raster of a run as it was written."""
-    from changedet.grid import attach
-    from changedet.io.raster import read_header, read_window
-    from changedet.scenes import Layer
-
-    header = read_header(path)
-    count = header.count
-    layer = Layer(str(path), tuple(range(1, count + 1)), tuple(f"band{i}" for i in range(1, count + 1)))
-    values = read_window(layer)
-    if path.stem.startswith("composite"):
-        names = [d or f"band{i}" for i, d in enumerate(header.names, start=1)]
-        return attach(
-            values, header.grid, dims=("band", "y", "x"), coords={"band": np.array(names, dtype=object)}
-        )
-    return attach(values[0], header.grid, name=path.stem)

@@ -20,16 +20,18 @@ Array = npt.NDArray[Any]
 
 _GRADIENT = np.array([-0.5, 0.0, 0.5])
 _THIN_ABOVE_PX = 32  # windows this large use every other row: smoothing made neighbors alike
-_MOST_WINDOWS = 32
+_MOST_WINDOWS = 24
 _SCALE_SAMPLE = 8_000
 _LEAST_SHARE = 0.25  # of a window that must be valid
 _LEAST_NCC = 0.3  # of a window that may count as a tie point
 _LARGEST_SIGMA_PX = 0.25  # standard error of a tie point, each axis
 _LARGEST_RESIDUAL_PX = 1.0
+_DARK = -0.5  # in units of the image's own spread
 _SOFT = 3.6  # residuals of so many standard deviations count a quarter, larger ones hardly
 _CORRELATED = 3.0  # smoothing makes neighbors agree: so many pixels count as one
-_STEPS, _CONVERGED_PX = 8, 0.004
+_STEPS, _CONVERGED_PX, _ON_THE_WAY_PX = 8, 0.004, 0.03
 _NEGLIGIBLE_PX = 0.1
+_LEAST_SCORE = 0.4  # correlation of held-out windows
 _SIGMAS = 2.0  # how sure the gain in similarity must be
 
 
@@ -76,6 +78,7 @@ class Template:
     side_px, step_px : side of a window, and distance of its rows
     reach_px : pixels around a window that a moving image may be asked for
     lattice : windows in the whole image
+    bright_side : whether pixels darker than their surroundings are left out
     """
 
     coarse: Features
@@ -87,6 +90,7 @@ class Template:
     step_px: int
     reach_px: int
     lattice: int
+    bright_side: bool
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def template(
     window_px: int = 64,
     max_shift_px: float = 4.0,
     like: Template | None = None,
+    bright_side: bool = True,
 ) -> Template:
     """Prepare a reference for :func:`match`.
 
@@ -127,6 +132,7 @@ def template(
     window_px : largest side of a window, pixels
     max_shift_px : longest shift that will be looked for, pixels
     like : template whose windows to use again, so that images cut for it fit
+    bright_side : leave out what is darker than its surroundings: cast shadows move with the sun
     """
     seen = features(reference)
     ok = erode(np.asarray(valid, bool) & seen.valid, 1, edges=True)
@@ -142,9 +148,10 @@ def template(
     parts = np.stack([np.ones_like(layers[0]), *layers], axis=2)[:, keep]
     flat = parts.reshape(*parts.shape[:3], parts.shape[3] * parts.shape[4])
     reach = int(np.ceil(max_shift_px)) + 1 + REACH_PX
-    pixels = inside[keep].reshape(keep.size, flat.shape[-1])
+    pixels = inside[keep].reshape(keep.size, flat.shape[-1]) & _sunlit(flat[:, :, 3], bright_side)
     half = min(ok.shape) >= HALVE_ABOVE_PX
-    return Template(halved(seen, ok), half, flat, pixels, corner[keep], side, step, reach, len(lattice))
+    return Template(halved(seen, ok), half, flat, pixels, corner[keep], side, step, reach, len(lattice),
+    bright_side)
 
 
 def _best_windows(gradients: list[Array], inside: Array) -> npt.NDArray[np.int64]:
@@ -192,7 +199,15 @@ def _moved(t: Template, patches: Patches, shift: tuple[float, float]) -> tuple[A
         out.append(_slide([rows[..., k : k + side] for k in range(len(tx))], tx))
     ok = np.logical_and.reduce([patches.valid[:, h + k : h + k + side : step] for k in cy])
     ok = np.logical_and.reduce([ok[..., h + k : h + k + side] for k in cx])
-    return np.stack(out).reshape(len(out), len(ok), -1), ok.reshape(len(ok), -1)
+    values = np.stack(out).reshape(len(out), len(ok), -1)
+    return values, ok.reshape(len(ok), -1) & _sunlit(values, t.bright_side)
+
+
+def _sunlit(values: Array, bright_side: bool) -> Array:
+    """Pixels ``(window, pixel)`` of a band-passed image that are not shadow, band mean over (band, ...)."""
+    if not bright_side:
+        return np.ones(values.shape[1:], bool)
+    return np.asarray(values.mean(axis=0) > _DARK)
 
 
 def _slide(views: list[Array], taps: Array) -> Array:
@@ -310,7 +325,9 @@ def match(
     first = (start.dy, start.dx) if start is not None else _first_shift(t, moving, max_shift_px)
     if first is None:
         return ShiftEstimate(why=f"no match within {max_shift_px:g} px (too little in common)")
-    found = _refine(t, moving, _Found(first, None), np.ones(len(t.corner), bool), max_shift_px)
+    everywhere = np.ones(len(t.corner), bool)
+    settled_px = _CONVERGED_PX if judge else _ON_THE_WAY_PX
+    found = _refine(t, moving, _Found(first, None), everywhere, max_shift_px, settled_px)
     good, residual_px = _tie_points(found)
     if good.sum() < needed:
         return ShiftEstimate(
@@ -365,7 +382,14 @@ def _pooled(sums: Array, noise: Array) -> Array:
     return np.asarray(np.einsum("b...,b->...", _free(sums), weight))
 
 
-def _refine(t: Template, moving: Patches, found: _Found, windows: Array, max_shift_px: float) -> _Found:
+def _refine(
+    t: Template,
+    moving: Patches,
+    found: _Found,
+    windows: Array,
+    max_shift_px: float,
+    settled_px: float = _CONVERGED_PX,
+) -> _Found:
     """Gauss-Newton steps with redescending weights on some windows."""
     for _ in range(_STEPS):
         sums, noise = _moments(t, *_moved(t, moving, found.shift), found.lines)
@@ -375,7 +399,7 @@ def _refine(t: Template, moving: Patches, found: _Found, windows: Array, max_shi
         weighted = found.lines is not None
         shift = np.clip(np.add(found.shift, step), -max_shift_px - 1, max_shift_px + 1)
         found = _Found((float(shift[0]), float(shift[1])), _lines(total, step), step, sums, noise)
-        if weighted and np.hypot(*step) < _CONVERGED_PX:
+        if weighted and np.hypot(*step) < settled_px:
             break
     return found
 
@@ -414,8 +438,10 @@ def _judge(t: Template, moving: Patches, found: _Found, max_shift_px: float, nee
         why = f"the shift is longer than {max_shift_px:g} px"
     elif residual_px > _LARGEST_RESIDUAL_PX:
         why = f"tie points disagree by {residual_px:.2f} px"
-    elif kept.size_px < _NEGLIGIBLE_PX:
+    elif kept.size_px < _NEGLIGIBLE_PX and now >= _LEAST_SCORE:
         return replace(kept, why="already aligned")
+    elif now < _LEAST_SCORE:
+        why = f"contrast is too different (correlation {now:.2f}; wanted {_LEAST_SCORE:g})"
     elif not gain.mean() > _SIGMAS * error:
         why = f"held-out similarity does not improve ({was:.3f} to {now:.3f})"
     if why:

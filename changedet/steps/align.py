@@ -197,7 +197,8 @@ def _two_passes(
     if 2 * sum(found[i].accepted for i in dates) < dates.size:  # an odd scene to begin with
         found, patches, t = _first_pass(sample, dates, None, max_shift_px)
     found = _centered(found, dates)
-    t = template(*_reference(sample, dates, None, found), max_shift_px=max_shift_px, like=t)
+    image, land = _reference(sample, dates, None, found)
+    t = template(image, land, max_shift_px=max_shift_px, like=t, bright_side=not sample.sar)
     starts = [e if e.accepted else None for e in found]
     return [match(t, p, max_shift_px=max_shift_px, start=s) for p, s in zip(patches, starts, strict=True)]
 
@@ -211,7 +212,8 @@ def _first_pass(
     judge: bool = False,
 ) -> tuple[list[ShiftEstimate], list[Patches], Template]:
     """Match all dates with a scene, an image or the median of the stack as it is."""
-    t = template(*_reference(sample, dates, reference, []), max_shift_px=max_shift_px)
+    image, land = _reference(sample, dates, reference, [])
+    t = template(image, land, max_shift_px=max_shift_px, bright_side=not sample.sar)
     patches = [cut(t, image) for image in sample.images]
     found = [match(t, p, max_shift_px=max_shift_px, judge=judge) for p in patches]
     if isinstance(reference, int):

@@ -254,7 +254,7 @@ class Prediction:
     unlike: Array
 
 
-def predict(model: Background, history: Array, position: Array, *, nearest: int = 6) -> Prediction:
+def predict(model: Background, history: Array, position: Array, *, nearest: int = 4) -> Prediction:
     """Predict pixels on every date from their nearest prototypes.
 
     Parameters

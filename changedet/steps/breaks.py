@@ -32,7 +32,7 @@ class Noise:
 
     floor: float = 0.03
     shift_px: float = 0.12
-    clip: float = 8.0
+    clip: float = 5.0
     doubt_weight: float = 0.25
 
 

@@ -14,125 +14,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from changedet.steps._candidates import Candidate, Growth, candidates
+from changedet.steps._causes import (
+    Causes,
+    Stay,
+    all_darker,
+    explained_by,
+    find_stay,
+    only_plants,
+    plants_gone,
+    seasonal,
+)
+
+__all__ = [
+    "Candidate",
+    "Causes",
+    "Growth",
+    "Persistence",
+    "Series",
+    "Verdict",
+    "all_darker",
+    "candidates",
+    "find_stay",
+    "first_part",
+    "grown",
+    "judge",
+    "only_plants",
+    "plants_gone",
+    "project",
+]
+
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Pixels that may be one object.
-
-    Parameters
-    ----------
-    rows, columns : (pixel,) of its footprint
-    peak : highest ``z`` of its pixels
-    delta : (band,) its step, ln units
-    """
-
-    rows: Array
-    columns: Array
-    peak: float
-    delta: Array
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Smallest window that holds the footprint."""
-        return (
-            slice(int(self.rows.min()), int(self.rows.max()) + 1),
-            slice(int(self.columns.min()), int(self.columns.max()) + 1),
-        )
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How candidates are cut from the evidence.
-
-    Parameters
-    ----------
-    grow : ``z`` to which a candidate grows from its seed
-    contrast : share of the object's own step that a pixel of the footprint must show; half is where the edge
-    of
-        an object lies under a point-spread function
-    min_px : smaller footprints are dropped
-    rounds : objects of different steps that one region may hold
-    fragment : a piece beside a stronger object counts as one of its own from this share of that one's size
-    """
-
-    grow: float = 4.0
-    contrast: float = 0.5
-    min_px: int = 2
-    rounds: int = 6
-    fragment: float = 0.25
-
-
-def candidates(z: Array, delta: Array, seed: Array, rules: Growth = Growth()) -> list[Candidate]:
-    """Cut an evidence image into candidate objects.
-
-    Parameters
-    ----------
-    z : (y, x) float32 evidence in units of its own null noise, NaN = no decision
-    delta : (band, y, x) float32 best step of every pixel, ln units
-    seed : (y, x) level above which a pixel starts a candidate
-    rules : growth rules
-
-    Returns
-    -------
-    list of Candidate, in raster order of their first pixel
-    """
-    from scipy import ndimage
-
-    filled = np.nan_to_num(z, nan=-np.inf)
-    hot = filled > seed
-    grown, count = ndimage.label(filled > rules.grow, np.ones((3, 3)))
-    keep = np.zeros(count + 1, bool)
-    keep[np.unique(grown[hot])] = True
-    keep[0] = False
-    found = []
-    for label, window in enumerate(ndimage.find_objects(np.where(keep[grown], grown, 0)), start=1):
-        if window is not None:
-            window = (window[0], window[1])
-            region = grown[window] == label
-            found += _footprints(
-                filled[window], delta[(slice(None), *window)], hot[window], region, window, rules
-            )
-    return sorted(found, key=lambda c: (int(c.rows[0]), int(c.columns[0])))
-
-
-def _footprints(
-    z: Array, delta: Array, hot: Array, region: Array, window: tuple[slice, slice], rules: Growth
-) -> list[Candidate]:
-    """Cut a region in objects, strongest first: each is what shows at least a share of one common step."""
-    from scipy import ndimage
-
-    found: list[Candidate] = []
-    rest, taken = region.copy(), np.zeros(region.shape, np.int32)
-    for _ in range(rules.rounds):
-        seeds = rest & hot
-        if not seeds.any():
-            break
-        step = _common_step(z, delta, seeds)
-        share = np.einsum("b,byx->yx", step, delta) / max(float(step @ step), 1e-9)
-        parts, _ = ndimage.label(rest & (share >= rules.contrast), np.ones((3, 3)))
-        with_seed = np.setdiff1d(np.unique(parts[seeds]), [0])
-        if with_seed.size == 0:
-            break
-        around = ndimage.maximum_filter(taken, 5)
-        for i in with_seed:
-            part = parts == i
-            rows, columns = np.nonzero(part)
-            if rows.size < rules.min_px or rows.size < rules.fragment * around[part].max():
-                continue
-            own = _common_step(z, delta, part & seeds)
-            peak = float(z[part].max())
-            found.append(Candidate(rows + window[0].start, columns + window[1].start, peak, own))
-            taken[part] = rows.size
-        rest &= ~np.asarray(ndimage.binary_dilation(np.isin(parts, with_seed), np.ones((3, 3), bool)))
-    return found
-
-
-def _common_step(z: Array, delta: Array, seeds: Array) -> Array:
-    """Return the median step of the stronger half of the seeds, (band,)."""
-    top = seeds & (z >= np.quantile(z[seeds], 0.5))
-    return np.asarray(np.median(delta[:, top], axis=1))
 
 
 @dataclass(frozen=True)
@@ -192,141 +104,6 @@ def project(
 
 
 @dataclass(frozen=True)
-class Split:
-    """A two-level split of a series.
-
-    Parameters
-    ----------
-    index : position in the list of used dates of the first date after the split
-    low, high : levels before and after
-    sse : weighted sum of squares that is left
-    sse0 : the same without a split
-    """
-
-    index: int
-    low: float
-    high: float
-    sse: float
-    sse0: float
-
-
-def split_levels(value: Array, weight: Array, *, min_side: int = 2) -> Split | None:
-    """Split a series in two levels, minimizing the weighted squared deviation.
-
-    Parameters
-    ----------
-    value, weight : (n,) finite values and weights > 0
-    min_side : dates wanted on each side
-
-    Returns
-    -------
-    Split, or None with too few dates
-
-    >>> split_levels(np.array([0.0, 0, 0, 1, 1]), np.ones(5)).index
-    3
-    """
-    n = value.size
-    if n < 2 * min_side:
-        return None
-    w, wy, wyy = np.cumsum(weight), np.cumsum(weight * value), np.cumsum(weight * value * value)
-    k = np.arange(min_side, n - min_side + 1)
-    left = wyy[k - 1] - wy[k - 1] ** 2 / w[k - 1]
-    rest_w, rest_y = w[-1] - w[k - 1], wy[-1] - wy[k - 1]
-    right = (wyy[-1] - wyy[k - 1]) - rest_y**2 / rest_w
-    best = int(np.argmin(left + right))
-    i = int(k[best])
-    return Split(
-        i,
-        float(wy[i - 1] / w[i - 1]),
-        float(rest_y[best] / rest_w[best]),
-        float(max(left[best] + right[best], 0)),
-        float(wyy[-1] - wy[-1] ** 2 / w[-1]),
-    )
-
-
-@dataclass(frozen=True)
-class Stay:
-    """The stretch of dates on which a series is high.
-
-    Parameters
-    ----------
-    first, end : positions in the list of used dates: high on ``first … end − 1``
-    low, high : levels outside and inside
-    sse : weighted sum of squares that is left
-    sd : weighted standard deviation within the two levels
-    """
-
-    first: int
-    end: int
-    low: float
-    high: float
-    sse: float
-    sd: float
-
-
-def find_stay(value: Array, weight: Array, *, min_dates: int = 2, penalty: float = 1.4) -> Stay | None:
-    """Find the stretch that minimizes the weighted squared deviation from two levels.
-
-    Parameters
-    ----------
-    value, weight : (n,) finite values and weights > 0, in order of time
-    min_dates : dates wanted inside, and before
-    penalty : a stretch that ends before the last date must beat one that does not by this factor
-
-    Returns
-    -------
-    Stay, or None with too few dates
-
-    >>> stay = find_stay(np.array([0.0, 0, 0, 1, 1, 1]), np.ones(6))
-    >>> stay.first, stay.end
-    (3, 6)
-    """
-    n = value.size
-    if n < 2 * min_dates:
-        return None
-    sums = [np.concatenate([[0.0], np.cumsum(x)]) for x in (weight, weight * value, weight * value * value)]
-    i, j = np.triu_indices(n + 1, k=min_dates)
-    keep = i >= min_dates
-    i, j = i[keep], j[keep]
-    inside = [s[j] - s[i] for s in sums]
-    outside = [s[-1] - part for s, part in zip(sums, inside, strict=True)]
-    sse = sum(p[2] - p[1] ** 2 / p[0] for p in (inside, outside))
-    cost = np.maximum(sse, 1e-6 * sums[2][-1]) * np.where(j < n, penalty, 1.0)
-    best = int(np.argmin(cost))
-    left = float(max(sse[best], 0.0))
-    return Stay(
-        int(i[best]),
-        int(j[best]),
-        float(outside[1][best] / outside[0][best]),
-        float(inside[1][best] / inside[0][best]),
-        left,
-        float(np.sqrt(left / sums[0][-1] * n / max(n - 2, 1))),
-    )
-
-
-@dataclass(frozen=True)
-class Causes:
-    """What else might explain an object.
-
-    Parameters
-    ----------
-    level : (time,) water level, NaN unknown
-    years : (time,) time in years
-    frozen : (time,) bool, ice or snow in the object's stratum
-    over : stratum the object lies in: water, shore or land
-    edge_step : what a shift of one pixel would change here, ln units
-    step : length of the object's step, ln units
-    """
-
-    level: Array
-    years: Array
-    frozen: Array
-    over: str
-    edge_step: float = 0.0
-    step: float = np.inf
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What the series of an object says.
 
@@ -363,6 +140,9 @@ class Persistence:
     min_after : open dates on which it must be seen before it is no longer unresolved
     min_stay : dates a thing that is gone again must have stayed to be a structure
     min_snr : least step over the scatter while it is absent
+    season_years : what clears plants for a shorter time was mowing, fire or flood
+    max_unrest : most scatter while it is there, as a share of the step: what stands looks alike, plants do
+    not
     """
 
     present: float = 0.3
@@ -373,6 +153,8 @@ class Persistence:
     min_after: int = 3
     min_stay: int = 4
     min_snr: float = 4.0
+    season_years: float = 0.8
+    max_unrest: float = 0.6
 
 
 def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) -> Verdict:
@@ -430,6 +212,7 @@ class _Run:
     end: int
     height: float
     snr: float
+    unrest: float
 
 
 def _presence(
@@ -443,11 +226,22 @@ def _presence(
         outside[first:end] = False
         low = float(np.median(value[outside])) if outside.any() else stay.low
         height = float(np.median(value[~outside])) - low
-        scatter = _scatter(value[outside] - low, noise[outside])
-        state = _states(value - low, noise, height, scatter, rules)
+        scatter, scale = _scatter(value[outside] - low, noise[outside])
+        state = _states(value - low, noise * scale, height, scatter, rules)
         # the thin edge of a cloud can look like a bright object: it may support, it may not decide
         first, end = _best_stretch(state, weight * np.where(near_cloud & (state > 0), 0.3, 1.0))
-    return _Run(dates, weight, state, first, end, height, height / scatter)
+    inside = np.zeros(value.size, bool)
+    inside[first:end] = (noise[first:end] * scale <= rules.max_noise * max(height, 1e-6)) & ~near_cloud[
+        first:end
+    ]
+    level = value[inside] - low
+    excess = (
+        float(np.sqrt(max(level.var() - float(np.mean((noise[inside] * scale) ** 2)), 0)))
+        if inside.any()
+        else 0.0
+    )
+    unrest = excess / max(float(level.mean()), 1e-6) if inside.any() else 0.0
+    return _Run(dates, weight, state, first, end, height, height / scatter, unrest)
 
 
 def _states(value: Array, noise: Array, height: float, scatter: float, rules: Persistence) -> Array:
@@ -476,11 +270,16 @@ def _best_stretch(state: Array, weight: Array) -> tuple[int, int]:
     return first, end
 
 
-def _scatter(deviation: Array, noise: Array) -> float:
-    """Return the robust scatter of a series while the object is absent; never far under its noise."""
-    expected = float(np.median(noise)) if noise.size else 0.05
+def _scatter(deviation: Array, noise: Array) -> tuple[float, float]:
+    """Return the robust scatter of a series while the object is absent, and its ratio to the expected noise.
+
+    What neighbors share is unknown beforehand, so expected noise is right between dates but not in scale: the
+    series itself gives the scale, within limits, as it may be short.
+    """
+    expected = max(float(np.median(noise)) if noise.size else 0.05, 1e-3)
     found = 1.4826 * float(np.median(np.abs(deviation))) if deviation.size else 0.0
-    return max(found, 0.7 * expected, 0.03)
+    scatter = max(found, 0.35 * expected, 0.03)
+    return scatter, min(scatter / expected, 1.0)
 
 
 def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tuple[str | None, str | None]:
@@ -498,19 +297,30 @@ def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tu
         or run.snr < rules.min_snr
     ):
         return None, _not_persistent(series, causes, run, seen)
-    other = _other_cause(series, causes, run)
+    other = _other_cause(series, causes, run, rules)
     if other is not None:
         return None, other
     open_seen = int((~series.frozen[seen] & ~series.near_cloud[seen]).sum())
-    if (run.state[run.end :] < 0).sum() >= 2:
-        if seen.size < rules.min_stay or open_seen < 2:
-            return None, _not_persistent(series, causes, run, seen)
+    gone = _absent_since(run, series.near_cloud[run.dates])
+    if gone:
+        fades = causes.cleared and np.ptp(causes.years[seen]) < rules.season_years
+        if seen.size < rules.min_stay or open_seen < 2 or fades:
+            return None, "phenology" if fades else _not_persistent(series, causes, run, seen)
+        if gone == 1:
+            return ("unresolved", None) if seen.size >= rules.min_stay + 2 else (None, "not-persistent")
         return ("removed" if seen.size >= rules.min_stay + 2 else "transient"), None
     if seen.size >= rules.min_after and open_seen >= rules.min_after - 1:
         return "persistent", None
     if seen.size >= 2 and open_seen >= 1:
         return "unresolved", None
     return None, _not_persistent(series, causes, run, seen)
+
+
+def _absent_since(run: _Run, near_cloud: Array) -> int:
+    """Return on how many of the last dates the object is absent; a cloud's edge does not speak for it."""
+    state = np.where(near_cloud & (run.state > 0), 0, run.state)[run.first :]
+    there = np.flatnonzero(state > 0)
+    return int((state[there[-1] + 1 if there.size else 0 :] < 0).sum())
 
 
 def _not_persistent(series: Series, causes: Causes, run: _Run, seen: Array) -> str:
@@ -524,14 +334,18 @@ def _not_persistent(series: Series, causes: Causes, run: _Run, seen: Array) -> s
     return "not-persistent"
 
 
-def _other_cause(series: Series, causes: Causes, run: _Run) -> str | None:
+def _other_cause(series: Series, causes: Causes, run: _Run, rules: Persistence) -> str | None:
     """Return a cause that explains the series at least as well as a step in time does."""
     value = series.value[run.dates]
     known = np.isfinite(causes.level[run.dates])
     if causes.over != "land" and known.sum() >= 6:
         if explained_by(-causes.level[run.dates][known], value[known], run.weight[known]):
             return "water-level"
-    if causes.over != "water" and seasonal(causes.years[run.dates], value, run.weight):
+    if causes.darker:
+        return {"water": "turbidity", "shore": "water-level"}.get(causes.over, "shadow")
+    if run.unrest > rules.max_unrest:
+        return "not-persistent" if causes.over == "water" else "phenology"
+    if causes.over != "water" and (causes.plants or seasonal(causes.years[run.dates], value, run.weight)):
         return "phenology"
     if 0.5 * causes.edge_step > causes.step:
         return "misregistration"
@@ -542,47 +356,6 @@ def _share(state: Array, weight: Array) -> float:
     """Return the weighted share of "there" among the dates that speak, 0 without any."""
     total = float(weight[state != 0].sum())
     return float(weight[state > 0].sum() / total) if total > 0 else 0.0
-
-
-def explained_by(order: Array, value: Array, weight: Array, *, margin: float = 1.0) -> bool:
-    """Return True where sorting by another cause (water level) splits a series at least as well as time does.
-
-    Parameters
-    ----------
-    order : (n,) the other cause; its order is what counts
-    value, weight : (n,) series and weights, in order of time
-    margin : the other cause explains it if its residual is at most this many times that of the step in time
-
-    Returns
-    -------
-    bool; False with fewer than 5 dates
-    """
-    if value.size < 5 or not np.isfinite(order).all():
-        return False
-    in_time = split_levels(value, weight, min_side=1)
-    by = np.argsort(order, kind="stable")
-    in_order = split_levels(value[by], weight[by], min_side=1)
-    if in_time is None or in_order is None:
-        return False
-    return in_order.sse <= margin * in_time.sse and in_order.sse < 0.5 * in_order.sse0
-
-
-def seasonal(years: Array, value: Array, weight: Array) -> bool:
-    """Return True where a yearly cycle explains a series better than one step does.
-
-    Parameters
-    ----------
-    years : (n,) time in years
-    value, weight : (n,) series and weights
-    """
-    if value.size < 8 or np.ptp(years) < 1.2:
-        return False
-    step = split_levels(value, weight, min_side=1)
-    design = np.stack([np.ones_like(years), np.cos(2 * np.pi * years), np.sin(2 * np.pi * years)], axis=1)
-    root = np.sqrt(weight)
-    beta, *_ = np.linalg.lstsq(design * root[:, None], value * root, rcond=None)
-    left = float((weight * (value - design @ beta) ** 2).sum())
-    return step is not None and left < step.sse
 
 
 def first_part(index: Array, *, share: float = 0.15, min_px: int = 4) -> Array | None:
