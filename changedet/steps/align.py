@@ -4,8 +4,9 @@ Resampling blurs objects of a few pixels and mixes their noise, so a shift is al
 where it is long enough to matter (``apply_above_px``).
 
 What the estimate cannot know: cast shadows and leaning crowns move with the sun and the view. Their pull is
-lessened by leaving out what is darker than its surroundings, and scenes whose pattern has too little in common
-with the reference (low winter sun, snow) are refused; what is left grows with the height of things in pixels.
+lessened by leaving out what is darker than its surroundings, and scenes whose pattern has too little in
+common with the reference (low winter sun, snow) are refused; what is left grows with the height of things in
+pixels.
 """
 
 from __future__ import annotations
