@@ -1,0 +1,100 @@
+"""README's Python, the example script and the notebook run as they stand, with warnings as errors."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import changedet as cd
+from changedet.demo import write_scenes
+from changedet.simulate import SceneSettings, simulate
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def blocks(language):
+    """Return the fenced blocks of a language in README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def clean_environment(tmp_path):
+    """Return an environment in which Jupyter and matplotlib keep to a folder of their own."""
+    names = ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "MPLCONFIGDIR")
+    own = {name: str(tmp_path / name) for name in names}
+    return {**os.environ, **own, "JUPYTER_PLATFORM_DIRS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_readmes_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = SceneSettings.for_sensor(
+        "planet", seed=1, shape_px=(128, 128), n_dates=12, river_width_m=(90.0, 150.0)
+    )
+    write_scenes(simulate(settings), tmp_path / "scenes")
+    (code,) = blocks("python")
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)  # trusted: our own page
+    found = names["found"]
+    assert len(found.structures) > 0 and "first_seen" in capsys.readouterr().out
+    written = gpd.read_file(tmp_path / "results" / "structures.gpkg", layer="structures")
+    assert len(written) == len(found.structures)
+    assert names["labels"].max() == len(names["objects"]) > 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_scripts_run(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script, tmp_path / "out"],
+        cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    record = json.loads((tmp_path / "out" / "results" / "run.json").read_text(encoding="utf-8"))
+    assert record["counts"]["structures"] > 0
+    matched, true = re.search(r"(\d+) of (\d+) true structures found", done.stdout).groups()
+    assert 0 < int(matched) <= int(true)
+    assert list(tmp_path.glob("*.py")) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # Jupyter's own; the kernel's are errors, see the first cell
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+    for name, value in clean_environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(
+        0, nbformat.v4.new_code_cell("import warnings\nwarnings.simplefilter('error')", id="strict")
+    )
+    where = {"metadata": {"path": tmp_path}}
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = [output for output in outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert not said, said
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"text/html", "image/png"} <= kinds
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_hold_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code and not any(cell.outputs or cell.execution_count for cell in code)
+
+
+def test_examples_use_public_names_only():
+    for path in SCRIPTS + NOTEBOOKS:
+        text = path.read_text(encoding="utf-8")
+        private = re.findall(r"\bchangedet(?:\.\w+)*\._\w+|\bcd\._\w+", text)
+        assert not private, f"{path.name}: {private}"
+        for name in re.findall(r"\bcd\.(\w+)", text):
+            assert name in cd.__all__, f"{path.name} uses cd.{name}"
