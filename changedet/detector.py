@@ -18,6 +18,7 @@ from changedet.blocks import Tile, map_tiles, windows
 from changedet.grid import Window
 from changedet.scenes import Quality, is_sar
 from changedet.steps import background, breaks, mask, track
+from changedet.steps._robust import rank
 
 Array = npt.NDArray[Any]
 
@@ -142,7 +143,7 @@ def class_spread(residual: Array, stratum: Array, *, least: int = 20) -> Array:
         if own.shape[0] >= least:
             n = np.isfinite(own).sum(axis=0)
             own = np.sort(own, axis=0)
-            low, high = (background.rank(own, n, q) for q in (0.16, 0.84))
+            low, high = (rank(own, n, q) for q in (0.16, 0.84))
             out[:, :, s] = np.where(n >= least, (high - low) / 2, 0)
     return out
 
@@ -183,7 +184,7 @@ def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evid
     values = mask.log_image(image, sar=model.sar)
     n_history = model.background.n_history
     ordered = np.sort(values[:n_history], axis=0)
-    slope = breaks.gradient(background.rank(ordered, np.isfinite(ordered).sum(axis=0), 0.5))
+    slope = breaks.gradient(rank(ordered, np.isfinite(ordered).sum(axis=0), 0.5))
     r, c = np.mgrid[window]
     inner = values.reshape(times, bands, -1)
     found = background.predict(
@@ -365,14 +366,15 @@ def _judge(
     own = evidence(model, *read_window(stack, outer), outer)
     stratum = mask.STRATA[np.bincount(maps.stratum[candidate.rows, candidate.columns], minlength=3).argmax()]
 
-    def series(pick: Array) -> track.Series:
-        at = (slice(None), candidate.rows[pick] - outer[0].start, candidate.columns[pick] - outer[1].start)
-        frozen, edge = (a[at].mean(axis=1) > 0.5 for a in (own.frozen, own.near_cloud))
-        residual, weight = (a[(slice(None), *at)] for a in (own.residual, own.weight))
-        return track.project(residual, weight, candidate.delta, model.whiten, frozen, edge)
-
-    everything = np.ones(candidate.rows.size, bool)
     at = (slice(None), candidate.rows - outer[0].start, candidate.columns - outer[1].start)
+    residual, weight = (a[(slice(None), *at)] for a in (own.residual, own.weight))
+    value, variance = track.pixel_values(residual, weight, candidate.delta, model.whiten)
+    frozen, edge = own.frozen[at], own.near_cloud[at]
+
+    def series(pick: Array) -> track.Series:
+        doubts = (a[:, pick].mean(axis=1) > 0.5 for a in (frozen, edge))
+        return track.project(value[:, pick], variance[:, pick], *doubts)
+
     causes = track.Causes(
         level=model.setting.level,
         years=years(stack),
@@ -384,9 +386,9 @@ def _judge(
         darker=not model.sar and track.all_darker(candidate.delta),
         cleared=stratum == "land" and track.plants_gone(candidate.delta, model.setting.bands),
     )
-    whole = series(everything)
+    whole = series(np.ones(candidate.rows.size, bool))
     verdict = track.judge(whole, causes, rules)
-    early = track.first_part(maps.index[candidate.rows, candidate.columns])
+    early = track.first_part(track.pixel_begins(value, whole.frozen))
     if verdict.status in ("persistent", "unresolved", None) and early is not None:
         part = track.judge(series(early), causes, rules)
         verdict = track.grown(verdict, part)

@@ -79,7 +79,8 @@ def read_table(path: str | os.PathLike[str], *, layer: str) -> pd.DataFrame:
     import pyogrio
 
     try:
-        return pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
+        table: pd.DataFrame = pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
+        return table
     except (OSError, ValueError, RuntimeError) as error:
         raise UnreadableError(
             f"{path} has no readable table {layer!r} ({error}); wanted one of a run"

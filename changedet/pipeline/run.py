@@ -324,18 +324,20 @@ def run(
             _add_files(found.record, scenes, others)
         found.record.update(_head(plan, clock), **(notes or {}))
         _refuse_failed(found.record, strict)
-        tell("write", 0, 1)
-        with clock("write"):
-            names = write(stage, found, found.stack, outputs, plan.section("write")["compress"], site)
-        if outputs is None or "plan.toml" in outputs:
-            write_text(stage / "plan.toml", plan.to_toml())
-            names.append("plan.toml")
-        found.record.update(
-            files=[*names, "run.json"], timings=clock.timings, peak_memory_mb=peak_memory_mb()
-        )
-        write_json(stage / "run.json", found.record)
+        _finish(stage, found, outputs, plan, site, clock)
         tell("write", 1, 1)
     return found
+
+
+def _finish(stage: Path, found: Result, outputs: Any, plan: Plan, site: Site | None, clock: Clock) -> None:
+    """Write the files; ``run.json`` last."""
+    with clock("write"):
+        names = write(stage, found, found.stack, outputs, plan.section("write")["compress"], site)
+    if outputs is None or "plan.toml" in outputs:
+        write_text(stage / "plan.toml", plan.to_toml())
+        names.append("plan.toml")
+    found.record.update(files=[*names, "run.json"], timings=clock.timings, peak_memory_mb=peak_memory_mb())
+    write_json(stage / "run.json", found.record)
 
 
 def _head(plan: Plan, clock: Clock) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from changedet.errors import DegenerateError
+from changedet.steps._robust import nan_median, rank
 
 Array = npt.NDArray[Any]
 
@@ -68,9 +69,9 @@ def fit_factors(history: Array, *, rank: int = 8, iterations: int = 12, ridge: f
             "give more scenes without cloud, or a larger area"
         )
     x = history[keep].astype(np.float64)
-    center = np.nanmedian(x, axis=0)
+    center = nan_median(x)
     center = np.where(np.isfinite(center), center, 0.0)
-    scale = 1.4826 * np.nanmedian(np.abs(x - center), axis=0)
+    scale = 1.4826 * nan_median(np.abs(x - center))
     scale = np.where(np.isfinite(scale) & (scale > 1e-3), scale, 1e-3)
     z = np.clip((x - center) / scale, -4, 4)
     known = np.isfinite(z)
@@ -233,12 +234,6 @@ def _member_statistics(values: Array, labels: Array, count: int, *, least: int =
     return median, spread
 
 
-def rank(ordered: Array, n: Array, share: float) -> Array:
-    """Return a quantile of values sorted along axis 0 of which the first ``n`` are finite."""
-    index = np.clip(np.round(share * (n - 1)), 0, ordered.shape[0] - 1).astype(np.intp)
-    return np.asarray(np.take_along_axis(ordered, index[None], axis=0)[0])
-
-
 @dataclass(frozen=True)
 class Prediction:
     """Expected values of pixels and their spread.
@@ -308,7 +303,7 @@ def _mix(model: Background, index: Array, weight: Array) -> tuple[Array, Array]:
     n, k = index.shape
     count, times, bands = model.median.shape
     known = np.isfinite(model.median)
-    base = np.nan_to_num(np.nanmedian(model.median, axis=0), nan=0.0).astype(
+    base = np.nan_to_num(nan_median(model.median), nan=0.0).astype(
         np.float32
     )  # keeps squares small
     mean = np.where(known, model.median - base, 0).reshape(count, -1)

@@ -40,6 +40,8 @@ __all__ = [
     "grown",
     "judge",
     "only_plants",
+    "pixel_begins",
+    "pixel_values",
     "plants_gone",
     "project",
 ]
@@ -72,35 +74,65 @@ class Series:
         return np.asarray((self.share >= 0.5) & np.isfinite(self.value))
 
 
-def project(
-    residual: Array, weight: Array, delta: Array, whiten: Array, frozen: Array, near_cloud: Array
-) -> Series:
-    """Project an object's residuals on its step.
+def pixel_values(residual: Array, weight: Array, delta: Array, whiten: Array) -> tuple[Array, Array]:
+    """Project the residuals of pixels on a step.
 
     Parameters
     ----------
-    residual, weight : (time, band, pixel) of the object's core
+    residual, weight : (time, band, pixel)
     delta : (band,) step, ln units
     whiten : (band, band)
-    frozen, near_cloud : (time,) bool
+
+    Returns
+    -------
+    value, variance : (time, pixel), about 0 before and 1 after the step; NaN where not usable
     """
     used: Array = np.asarray((weight > 0).all(axis=1))
-    sd = 1 / np.sqrt(
-        np.maximum(np.where(used[:, None], weight, 0).sum(axis=(0, 2)) / max(used.sum(), 1), 1e-9)
-    )
+    total = np.where(used[:, None], weight, 0).sum(axis=(0, 2))
+    sd = 1 / np.sqrt(np.maximum(total / max(int(used.sum()), 1), 1e-9))
     direction = (whiten.T @ whiten) @ (delta / sd) / sd
     unit = float(direction @ delta)
     direction = direction / (unit if abs(unit) > 1e-12 else 1.0)
-    value = np.where(used, np.einsum("b,tbn->tn", direction, np.where(used[:, None], residual, 0)), np.nan)
+    value = np.einsum("b,tbn->tn", direction, np.where(used[:, None], residual, 0))
     variance = np.einsum("b,tbn->tn", direction**2, 1 / np.maximum(weight, 1e-9))
-    share = used.mean(axis=1)
-    middle = np.full(value.shape[0], np.nan)
+    return np.where(used, value, np.nan), np.where(used, variance, np.nan)
+
+
+def project(value: Array, variance: Array, frozen: Array, near_cloud: Array) -> Series:
+    """Pool the projected residuals of an object's pixels.
+
+    Parameters
+    ----------
+    value, variance : (time, pixel), see :func:`pixel_values`
+    frozen, near_cloud : (time,) bool
+    """
+    used = np.isfinite(value)
     some = used.any(axis=1)
+    middle, noise = np.full(value.shape[0], np.nan), np.full(value.shape[0], np.inf)
     middle[some] = np.nanmedian(value[some], axis=1)
     independent = np.maximum(used.sum(axis=1) / 4, 1)  # neighbors share a point-spread function
-    noise = np.full(value.shape[0], np.inf)
-    noise[some] = np.sqrt(np.nanmedian(np.where(used, variance, np.nan)[some], axis=1) / independent[some])
-    return Series(middle, noise, share, frozen, near_cloud)
+    noise[some] = np.sqrt(np.nanmedian(variance[some], axis=1) / independent[some])
+    return Series(middle, noise, used.mean(axis=1), frozen, near_cloud)
+
+
+def pixel_begins(value: Array, doubt: Array) -> Array:
+    """Return the date from which each pixel shows the object, by the fewest mistakes before and after.
+
+    Parameters
+    ----------
+    value : (time, pixel) projected residuals, NaN = not usable
+    doubt : (time,) bool, dates that say nothing
+
+    Returns
+    -------
+    (pixel,) int, index of the first date; the number of dates where it never shows
+
+    >>> pixel_begins(np.array([[0.0], [0.1], [0.9], [1.1]]), np.zeros(4, bool))
+    array([2])
+    """
+    vote = np.where(doubt[:, None], 0, np.clip(2 * np.nan_to_num(value, nan=0.5) - 1, -1, 1))
+    before = np.concatenate([np.zeros((1, value.shape[1])), np.cumsum(vote, axis=0)])
+    return np.asarray(np.argmin(before, axis=0))
 
 
 @dataclass(frozen=True)
@@ -114,6 +146,7 @@ class Verdict:
     first, last_absent, confirmed, last : indexes of dates (first_seen, …); −1 unknown
     seen : (time,) bool, usable dates on which it was there
     snr : step over the scatter while it is absent
+    absent_before : index of the date before ``last_absent`` that showed it absent; −1 unknown
     """
 
     status: str | None
@@ -124,6 +157,7 @@ class Verdict:
     last: int
     seen: Array
     snr: float
+    absent_before: int = -1
 
 
 @dataclass(frozen=True)
@@ -198,6 +232,7 @@ def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) ->
         int(times[-1]) if times.size else -1,
         seen,
         run.snr,
+        int(before[-2]) if before.size > 1 else -1,
     )
 
 
@@ -325,7 +360,8 @@ def _absent_since(run: _Run, near_cloud: Array) -> int:
 
 def _not_persistent(series: Series, causes: Causes, run: _Run, seen: Array) -> str:
     """Name the likeliest cause of something that does not stay."""
-    if seen.size and causes.frozen[seen].mean() > 0.5:
+    icy = series.usable & series.frozen & (series.value > 0.5)
+    if icy.sum() > seen.size or (seen.size and causes.frozen[seen].mean() > 0.5):
         return "snow" if causes.over == "land" else "ice"
     if seen.size and series.near_cloud[seen].all():
         return "cloud"
@@ -358,12 +394,12 @@ def _share(state: Array, weight: Array) -> float:
     return float(weight[state > 0].sum() / total) if total > 0 else 0.0
 
 
-def first_part(index: Array, *, share: float = 0.15, min_px: int = 4) -> Array | None:
+def first_part(index: Array, *, share: float = 0.05, min_px: int = 4) -> Array | None:
     """Return the pixels of an object that changed first, if the rest followed later.
 
     Parameters
     ----------
-    index : (pixel,) first date after each pixel's own best break
+    index : (pixel,) first date of each pixel, see :func:`pixel_begins`
     share : part of the object that counts as its beginning
     min_px : smallest beginning
 
@@ -380,13 +416,17 @@ def first_part(index: Array, *, share: float = 0.15, min_px: int = 4) -> Array |
 
 
 def grown(whole: Verdict, part: Verdict) -> Verdict:
-    """Join the verdicts on an object and on its first part: it grows if that part stands too."""
+    """Join the verdicts on an object and on its first part: it grows if that part stands too.
+
+    What grows was there before it was large enough to be seen, so its interval opens one date earlier.
+    """
     if part.status not in ("persistent", "unresolved") or part.first >= whole.first > 0:
         return whole
     status = "growing" if part.status == "persistent" else part.status
     return replace(
         part,
         status=status,
+        last_absent=part.absent_before if part.absent_before >= 0 else part.last_absent,
         last=max(part.last, whole.last),
         seen=part.seen | whole.seen,
         snr=max(whole.snr, part.snr),
