@@ -335,7 +335,8 @@ def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tu
     other = _other_cause(series, causes, run, rules)
     if other is not None:
         return None, other
-    open_seen = int((~series.frozen[seen] & ~series.near_cloud[seen]).sum())
+    # the edge of a cloud may fool once; the same look beside several clouds is no cloud
+    open_seen = float(np.where(series.near_cloud[seen], 0.5, 1.0)[~series.frozen[seen]].sum())
     gone = _absent_since(run, series.near_cloud[run.dates])
     if gone:
         fades = causes.cleared and np.ptp(causes.years[seen]) < rules.season_years
@@ -363,7 +364,7 @@ def _not_persistent(series: Series, causes: Causes, run: _Run, seen: Array) -> s
     icy = series.usable & series.frozen & (series.value > 0.5)
     if icy.sum() > seen.size or (seen.size and causes.frozen[seen].mean() > 0.5):
         return "snow" if causes.over == "land" else "ice"
-    if seen.size and series.near_cloud[seen].all():
+    if 0 < seen.size <= 2 and series.near_cloud[seen].all():
         return "cloud"
     if causes.over == "water" and run.end < run.dates.size and seen.size <= 3:
         return "vessel"
