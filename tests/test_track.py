@@ -192,9 +192,13 @@ def test_ice_between_open_dates_is_named_ice():
     assert judged(value, frozen=frozen).reason == "ice"
 
 
-def test_what_is_there_beside_clouds_alone_is_cloud():
-    verdict = judged([0] * 13 + [1] * 3, near_cloud=[13, 14, 15])
+def test_what_is_there_beside_one_or_two_clouds_alone_is_cloud():
+    verdict = judged([0] * 14 + [1] * 2, near_cloud=[14, 15])
     assert verdict.status is None and verdict.reason == "cloud"
+
+
+def test_what_looks_the_same_beside_several_clouds_is_not_decided_yet():
+    assert judged([0] * 13 + [1] * 3, near_cloud=[13, 14, 15]).status == "unresolved"
 
 
 # The water is as high before date 8 as it is low after it: time and level explain a bar alike.
