@@ -347,7 +347,7 @@ def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tu
         return ("removed" if seen.size >= rules.min_stay + 2 else "transient"), None
     if seen.size >= rules.min_after and open_seen >= rules.min_after - 1:
         return "persistent", None
-    if seen.size >= 2 and open_seen >= 1:
+    if seen.size >= 2 and open_seen > 1:
         return "unresolved", None
     return None, _not_persistent(series, causes, run, seen)
 
