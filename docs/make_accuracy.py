@@ -38,8 +38,8 @@ WORKS = ("built", "quiet")
 PAGE = Path(__file__).with_name("accuracy.md")
 BASELINE_PX = 4
 MADE = "Made by `python docs/make_accuracy.py`, which says how; not edited by hand."
-ABOUT = f"""The scenes come from `changedet.simulate`: river crossings rendered from causes, varied from seed to
-seed. They are not real imagery; [real.md](real.md) has what happened on that.
+ABOUT = f"""The scenes come from `changedet.simulate`: river crossings rendered from causes, varied from seed
+to seed. They are not real imagery; [real.md](real.md) has what happened on that.
 
 - *F1* counts objects, one to one, by an overlap of at least a quarter; small objects also by position.
   *Decided* leaves out what the run itself calls unresolved.
@@ -210,7 +210,7 @@ def of(scores: list[dict], sensor: str, works: str) -> list[dict]:
 def summary(scores: list[dict], sensors: list[str]) -> str:
     """Return the table of means."""
     head = ("imagery", "pixel m", "dates × rows × columns", "F1", "F1, decided", "precision", "recall",
-            "dates", "interval, days", "false, quiet", "notebook F1", "notebook false, quiet", "s a run")  # fmt: skip
+            "dates", "interval, days", "false, quiet", "notebook F1", "notebook false", "s")  # fmt: skip
     rows = [
         ("*wanted*", "", "", f"≥ {WANTED['f1']}", "", "", "", f"≥ {WANTED['cover']:.0%}", "",
          f"≤ {WANTED['false']:g}", f"< {WANTED['baseline']}", "", "")
