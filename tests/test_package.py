@@ -131,6 +131,27 @@ def test_readme_maps_every_module():
     assert said == {name for name in modules if not name.startswith("_")}
 
 
+def test_the_design_has_the_shelves_of_the_guard():
+    guard = ast.parse((ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8"))
+    (shelves,) = (
+        ast.literal_eval(node.value)
+        for node in guard.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "SHELVES"
+    )
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| (.+) \|$", design, re.MULTILINE)
+    said = [re.findall(r"`([a-z_]+)", row) for row in rows]
+    assert [name for row in said for name in row] == " ".join(shelves).split()
+
+
+def test_the_design_has_every_step():
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    table = design.partition("## Modules")[2].partition("\n## ")[0]
+    cells = " ".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
+    said = set(re.findall(r"`(?:steps/)?([a-z]+)/?`", cells))
+    assert {p.stem for p in PACKAGE.glob("steps/[a-z]*.py")} <= said
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
