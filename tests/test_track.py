@@ -307,6 +307,39 @@ def test_a_causeway_that_grows():
     np.testing.assert_array_equal(joined.seen, np.arange(12) >= 4)
 
 
+def test_what_grows_may_have_begun_too_small_to_be_seen():
+    part = verdict(first=6, absent_before=3)
+    joined = track.grown(verdict(first=9), part)
+    assert (joined.status, *interval(joined)) == ("growing", 3, 6)
+
+
+def test_pixels_begin_where_they_show_the_object():
+    begin = np.array([1, 4, 7, 10])
+    value = (np.arange(10)[:, None] >= begin).astype(float)
+    value[2, 1], value[8, 1] = 0.9, 0.1  # one mistake on either side
+    value[5] = NAN
+    np.testing.assert_array_equal(track.pixel_begins(value, np.zeros(10, bool)), begin)
+    iced = value.copy()
+    iced[[0, 6]] = 1 - iced[[0, 6]]
+    doubt = np.isin(np.arange(10), [0, 6])
+    np.testing.assert_array_equal(
+        track.pixel_begins(iced, doubt)[1:3], track.pixel_begins(value, doubt)[1:3]
+    )  # dates in doubt say nothing
+
+
+@given(st.integers(1, 12), st.integers(0, 12))
+def test_an_early_part_is_told_from_the_rest_by_its_pixels(begin, later):
+    index = np.r_[np.full(20, begin), np.full(40, begin + later)]
+    value = (np.arange(26)[:, None] >= index) + 0.2 * np.sin(np.arange(26 * 60)).reshape(26, 60)
+    found = track.pixel_begins(value, np.zeros(26, bool))
+    np.testing.assert_array_equal(found, index)
+    early = track.first_part(found)
+    if later < 2:
+        assert early is None
+    else:
+        np.testing.assert_array_equal(early, index == begin)
+
+
 def test_a_part_that_is_rejected_or_comes_no_earlier_changes_nothing():
     whole = verdict(first=5)
     for part in (verdict(first=5), verdict(first=7), replace(verdict(None, first=2), reason="vessel")):
@@ -360,8 +393,9 @@ def test_what_holds_for_every_series(case):
     assert not v.seen[~own.usable].any()
     assert v.last_absent < v.first or v.first == -1 == v.last_absent
     assert v.confirmed == -1 or v.confirmed >= v.first
-    if v.last_absent >= 0:
-        assert own.usable[v.last_absent] and not v.seen[v.last_absent]
+    assert v.absent_before == -1 or v.absent_before < v.last_absent
+    for k in (v.last_absent, v.absent_before):
+        assert k == -1 or (own.usable[k] and not v.seen[k])
     if v.status is None:
         assert v.confirmed == -1
     else:
