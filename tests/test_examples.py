@@ -82,10 +82,11 @@ def test_notebooks_run(path, tmp_path, monkeypatch):
     for name, value in clean_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are shown by the notebook's own backend
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells.insert(
-        0, nbformat.v4.new_code_cell("import warnings\nwarnings.simplefilter('error')", id="strict")
-    )
+    strict = nbformat.v4.new_code_cell("import warnings\nwarnings.simplefilter('error')", id="strict")
+    shutdown = nbformat.v4.new_code_cell("warnings.simplefilter('ignore')", id="shutdown")
+    notebook.cells = [strict, *notebook.cells, shutdown]
     where = {"metadata": {"path": tmp_path}}
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
