@@ -32,7 +32,8 @@ class Options:
     history_share : first part of the dates, which decides what is alike; should be free of what is sought
     prototypes : classes of pixels at most
     sample_px : pixels of the regular sample
-    pool_px : standard deviation of the pooling of evidence, about that of a point-spread function
+    pool_m : standard deviation of the pooling of evidence: that of a blurred pier, a few metres wide, held to
+        ``POOL_PX``: from a narrow point-spread function to a pixel, as shadows lie close to what is tall
     doubt_m : pixels this close to a masked cloud are doubtful, as masks miss the thin edge of clouds
     seed_z : evidence that starts a candidate at the reference false-alarm level, in units of the null's noise
     seed : of the clustering
@@ -41,13 +42,14 @@ class Options:
     history_share: float = 0.4
     prototypes: int = 384
     sample_px: int = 24_000
-    pool_px: float = 0.4
+    pool_m: float = 2.2
     doubt_m: float = 15.0
     seed_z: float = 8.0
     seed: int = 0
 
 
 TILE_PX = 256
+POOL_PX = (0.4, 1.0)
 LENGTHS = (0, 5)
 """Dates after a break that make its "after" side: all, or five, which finds what was removed again."""
 
@@ -65,11 +67,12 @@ class Model:
     options: Options
     sar: bool
     doubt_px: int
+    pool_px: float
 
     @property
     def halo_px(self) -> int:
         """Pixels beyond a window that its evidence depends on."""
-        return int(np.ceil(2.5 * self.options.pool_px)) + max(self.doubt_px, 1)
+        return int(np.ceil(2.5 * self.pool_px)) + max(self.doubt_px, 1)
 
 
 def sample_positions(shape: tuple[int, int], count: int) -> tuple[Array, Array]:
@@ -115,7 +118,9 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
     whiten = breaks.whitening((residual / sd).reshape(-1, residual.shape[-1]))
     gsd_m = float(np.min(stack.gsd_m.values)) if "gsd_m" in stack.coords else 10.0
     doubt_px = int(np.clip(round(options.doubt_m / gsd_m), 2, 10))
-    return Model(where, model, spread, whiten, tolerance(stack, noise), noise, options, sar, doubt_px)
+    pool_px = float(np.clip(options.pool_m / gsd_m, *POOL_PX))
+    allowed = tolerance(stack, noise)
+    return Model(where, model, spread, whiten, allowed, noise, options, sar, doubt_px, pool_px)
 
 
 def tolerance(stack: xr.Dataset, noise: breaks.Noise) -> Array:
@@ -155,6 +160,7 @@ class Evidence:
     Parameters
     ----------
     residual, weight : (time, band, y, x) float32; weight 0 = not usable
+    clipped : residual cut at a few standard deviations, so that no single date decides
     frozen, near_cloud : (time, y, x) bool: ice or snow; next to a masked cloud
     stratum : (y, x) int8
     slope : (band, y, x) gradient of the reference, ln units a pixel
@@ -163,6 +169,7 @@ class Evidence:
 
     residual: Array
     weight: Array
+    clipped: Array
     frozen: Array
     near_cloud: Array
     stratum: Array
@@ -204,13 +211,21 @@ def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evid
         floor=model.noise.floor,
     )
     frozen = model.setting.frozen[:, flat].reshape(times, height, width)
-    edge = near_cloud(quality, model.doubt_px)
+    edge = near_cloud(np.where(np.isfinite(image[:, 0]), 0, quality), model.doubt_px)
     w *= np.where(frozen | edge, np.float32(model.noise.doubt_weight), np.float32(1)).reshape(times, 1, -1)
     limit = model.noise.clip / np.sqrt(np.maximum(w, 1e-12))
-    residual = np.clip(np.nan_to_num(residual), -limit, limit)
+    residual = np.where(w > 0, residual, np.float32(0))
+    clipped = np.clip(residual, -limit, limit)
     shape = (times, bands, height, width)
     return Evidence(
-        residual.reshape(shape), w.reshape(shape), frozen, edge, stratum, slope, model.setting.wet(image)
+        residual.reshape(shape),
+        w.reshape(shape),
+        clipped.reshape(shape),
+        frozen,
+        edge,
+        stratum,
+        slope,
+        model.setting.wet(image),
     )
 
 
@@ -231,7 +246,7 @@ def pool(found: Evidence, sigma_px: float) -> tuple[Array, Array]:
     """Pool residuals over neighbors by weight: a matched filter for what is as small as the blur."""
     from scipy.ndimage import gaussian_filter1d
 
-    total, weight = found.residual * found.weight, found.weight
+    total, weight = found.clipped * found.weight, found.weight
     for axis in (2, 3):
         total = gaussian_filter1d(total, sigma_px, axis=axis, truncate=2.5, mode="constant")
         weight = gaussian_filter1d(weight, sigma_px, axis=axis, truncate=2.5, mode="constant")
@@ -283,16 +298,12 @@ def scan(stack: xr.Dataset, model: Model, *, threads: int = 1, tick: Tick | None
 
     def work(tile: Tile) -> None:
         found = evidence(model, *read_window(stack, tile.outer), tile.outer)
-        residual, weight = (
-            np.ascontiguousarray(a[(..., *tile.trim)]) for a in pool(found, model.options.pool_px)
-        )
-        times, bands, height, width = residual.shape
-        step = breaks.best_step(
-            residual.reshape(times, bands, -1),
-            weight.reshape(times, bands, -1),
-            model.whiten,
-            lengths=LENGTHS,
-        )
+        fields = (*pool(found, model.pool_px), found.residual, found.weight)
+        inner = [a[(..., *tile.trim)] for a in fields]
+        times, bands, height, width = inner[0].shape
+        pooled, pooled_weight, residual, weight = (a.reshape(times, bands, -1) for a in inner)
+        step = breaks.best_step(pooled, pooled_weight, model.whiten, lengths=LENGTHS)
+        step = breaks.measure(step, residual, weight)
         score[tile.inner] = step.score.reshape(height, width)
         index[tile.inner] = step.index.reshape(height, width)
         delta[(slice(None), *tile.inner)] = step.delta.reshape(bands, height, width)

@@ -3,7 +3,8 @@
 A *stack* is an ``xarray.Dataset`` on one grid with
 
 - ``image`` ``(time, band, y, x)`` float32, reflectance 0–1 or linear SAR power, NaN = not usable;
-- ``quality`` ``(time, y, x)`` uint8 flags of :class:`Quality` that say why;
+- ``quality`` ``(time, y, x)`` uint8 flags of :class:`Quality` that say why; a pixel that is finite although
+  it is flagged was masked by mistake and given back at reading;
 - coordinates ``time`` (datetime64[ns], UTC, increasing), ``band`` (str), ``y``, ``x``, ``spatial_ref``, and
   along ``time``: ``scene`` (id), ``sensor``, ``gsd_m``. Steps add their own coordinates along ``time``.
 """

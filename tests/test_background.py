@@ -69,7 +69,6 @@ def test_a_mixture_errs_by_no_more_than_it_says(plain):
     assert (apart < found.spread + 0.02).all()
 
 
-@pytest.mark.xfail(strict=True, reason="a class with one prototype is mixed with prototypes of other classes")
 def test_a_mixture_of_classes_that_differ_is_the_class_of_the_pixel(plain):
     values, which, course, model, _ = plain
     np.testing.assert_allclose(predicted(model, values).mean, course[which], atol=0.05)
@@ -176,7 +175,6 @@ def test_a_pixel_is_known_by_most_of_its_history(gaps):
     assert wrong(found, which, course, pick) < 0.01
 
 
-@pytest.mark.xfail(strict=True, reason="factors that hardly vary take up what a gap leaves open")
 @pytest.mark.parametrize("gaps", [0.2, 0.4])
 def test_a_pixel_is_known_by_two_dates_of_its_history(gaps):
     values, which, course, pick = cloudy(gaps, [2])

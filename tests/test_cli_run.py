@@ -82,7 +82,7 @@ def test_evaluate_scores_the_run(finished, scenes):
     scores = json.loads(call("evaluate", out, scenes / "truth.geojson", "--json").stdout)
     assert scores["objects"]["matched"] > 0 and scores["objects"]["precision"] > 0.3
     # piers are few pixels and their shadows and dust many: better than chance is what pixels can promise
-    assert scores["pixels"]["basis"] == "pixels" and scores["pixels"]["auc"] > 0.6
+    assert scores["pixels"]["basis"] == "pixels" and scores["pixels"]["auc"] > 0.7
     assert scores["dates"] is not None and scores["scot"] is not None
 
 

@@ -118,7 +118,6 @@ def test_the_series_is_zero_before_and_one_after(pier):
     assert one.candidate.peak == pytest.approx(float(np.nanmax(maps.z)))
 
 
-@pytest.mark.xfail(strict=True, reason="the step is that of residuals cut at a few standard deviations")
 def test_the_step_is_that_of_the_pixels(pier):
     stack, model, maps = pier
     (one,) = detector.objects(stack, model, maps)
@@ -127,9 +126,6 @@ def test_the_step_is_that_of_the_pixels(pier):
     assert_allclose(one.candidate.delta, step, rtol=0.3)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cut residuals of pixels that it covers by a tenth look like the whole"
-)
 @pytest.mark.parametrize("size", [3, 5])
 def test_the_footprint_of_a_blurred_object_is_what_it_covers_by_half(size):
     stack = scene()
@@ -308,8 +304,8 @@ def test_residuals_are_noise_where_nothing_was_built(pier):
     assert own.residual.shape == (TIMES, 4, 50, 40) == own.weight.shape
     assert abs(np.median(own.residual)) < 0.02 and (own.weight > 0).all()
     score = own.residual * np.sqrt(own.weight)
-    assert 0.3 < score.std() < 1.3  # the noise is known to its order
-    assert np.abs(score).max() <= Noise().clip * 1.001
+    assert 0.2 < score.std() < 1.3  # the noise is known to its order; its floor is that of real ground
+    assert np.abs(own.clipped * np.sqrt(own.weight)).max() <= Noise().clip * 1.001
 
 
 def test_a_gap_has_no_weight_and_a_doubtful_date_little():
@@ -322,8 +318,8 @@ def test_a_gap_has_no_weight_and_a_doubtful_date_little():
     assert own.near_cloud[8, 28, 15] and not own.near_cloud[8, 60, 15] and not own.near_cloud[7].any()
     assert own.frozen[11].all() and not own.frozen[10].any()
     clear, edge = own.weight[8, :, 60, 15].mean(), own.weight[8, :, 28, 15].mean()
-    assert edge < 0.6 * clear
-    assert np.median(own.weight[11]) < 0.6 * np.median(own.weight[10])
+    assert edge < 0.75 * clear
+    assert np.median(own.weight[11]) < 0.75 * np.median(own.weight[10])
 
 
 def test_the_surroundings_of_a_cloud_are_a_square():
@@ -339,7 +335,7 @@ def test_the_surroundings_of_a_cloud_are_a_square():
 
 def evidence_of(residual, weight):
     nothing = np.zeros(residual.shape[2:])
-    return detector.Evidence(residual, weight, nothing, nothing, nothing, nothing, nothing)
+    return detector.Evidence(residual, weight, residual, *[nothing] * 5)
 
 
 def test_pooling_keeps_what_is_even_and_ignores_what_has_no_weight():
@@ -419,7 +415,7 @@ def test_a_stricter_level_asks_for_more_evidence_by_the_tail_of_each_stratum():
 def test_alpha_reaches_the_candidates(pier):
     stack, model, maps = pier
     assert len(detector.objects(stack, model, maps, alpha=0.05)) == 1
-    assert detector.objects(stack, model, maps, alpha=1e-30) == []
+    assert detector.objects(stack, model, maps, alpha=1e-60) == []
 
 
 def test_years_begin_with_the_first_date():

@@ -28,8 +28,9 @@ from changedet.errors import (
     UnreadableError,
     VanishedInputError,
 )
-from changedet.grid import Grid
+from changedet.grid import Grid, attach
 from changedet.io.products import find_scenes
+from changedet.io.raster import write_cog
 from changedet.io.stack import StackReader, common_bands, open_stack, read_pair, scene_sha256, sha256
 from changedet.scenes import Quality
 
@@ -625,3 +626,41 @@ def test_checksums(tmp_path: Path) -> None:
     (masked,) = find_scenes(path)
     assert scene_sha256(masked) != sha256(path)
     assert len(scene_sha256(masked)) == 64
+
+
+# --------------------------------------------------------------------------------------------- mask repair
+
+
+def masked_scenes(folder, size=60, dates=8):
+    """Scenes of 3 m: a bright roof that the mask takes for cloud from date 3 on, and a cloud on date 5."""
+    grid = Grid.make("EPSG:32652", Affine(3, 0, 600_000, 0, -3, 4_700_000), (size, size))
+    for t in range(dates):
+        image = np.full((1, size, size), 2000 + t, np.uint16)
+        mask = np.zeros((size, size), np.uint8)
+        if t >= 3:
+            mask[28:32, 28:33] = 1
+        if t == 5:
+            mask[45:] = 1
+        stem = f"2024{t + 1:02d}10"
+        bands = {"band": np.array(["green"], dtype=object)}
+        write_cog(folder / f"{stem}.tif", attach(image, grid, dims=("band", "y", "x"), coords=bands))
+        write_cog(folder / f"{stem}_mask.tif", attach(mask, grid), nodata=None)
+    return folder
+
+
+def test_a_mask_that_eats_a_roof_is_not_believed_and_says_so(tmp_path):
+    folder = masked_scenes(tmp_path)
+    roof = (slice(28, 32), slice(28, 33))
+    stack = open_stack([folder])
+    known = np.isfinite(stack.image.values[:, 0])
+    assert known[(slice(None), *roof)].all()
+    assert not known[5, 45:].any()  # a cloud stays one
+    assert (stack.quality.values[(slice(3, None), *roof)] == Quality.MASKED).all()
+    plain = np.isfinite(open_stack([folder], repair_masks=False).image.values[:, 0])
+    assert not plain[(slice(3, None), *roof)].any() and not plain[5, 45:].any()
+
+
+@pytest.mark.parametrize("chunk_px", [16, 29])
+def test_masks_are_repaired_alike_in_chunks(tmp_path, chunk_px):
+    folder = masked_scenes(tmp_path)
+    xr.testing.assert_identical(open_stack([folder], chunk_px=chunk_px).compute(), open_stack([folder]))

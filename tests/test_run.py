@@ -251,7 +251,6 @@ def test_files_opened_lazily_give_the_same(small, lazily):
     same_findings(detect(open_stack([small]), plan=QUICK), lazily[0])
 
 
-@pytest.mark.xfail(strict=True, reason="the usable share is computed date by date, each from the whole stack")
 def test_files_opened_lazily_are_not_read_once_more_for_every_date(lazily):
     assert 1 <= lazily[1] <= 15
 
@@ -422,7 +421,6 @@ def test_run_json_names_every_scene(finished):
     assert any(e["used"] for e in entries)
 
 
-@pytest.mark.xfail(strict=True, reason="the contract lists the grid among the facts of every scene")
 def test_run_json_names_the_grid_of_every_scene(finished):
     _, out, _, _ = finished
     assert all("grid" in entry for entry in record_of(out)["scenes"])

@@ -46,8 +46,23 @@ class SceneReader:
         image = np.empty((len(self.bands), *shape), np.float32)
         return image, self.into(image, window)
 
-    def into(self, image: Floats, window: Window) -> Flags:
-        """Read a window into ``image`` (band, y, x) and return its flags (y, x)."""
+    def into(
+        self,
+        image: Floats,
+        window: Window,
+        *,
+        masked: Flags | None = None,
+        trusted: npt.NDArray[np.bool_] | None = None,
+    ) -> Flags:
+        """Read a window into ``image`` (band, y, x) and return its flags (y, x).
+
+        Parameters
+        ----------
+        image : filled
+        window : of the grid
+        masked : flags of the masks where they are known already
+        trusted : (y, x) bool, pixels that stay usable whatever the masks say of clouds
+        """
         flags = np.zeros(image.shape[1:], np.uint8)
         for layer in self.scene.layers:
             wanted = tuple(b for b in self.bands if b in layer.bands)
@@ -58,11 +73,19 @@ class SceneReader:
                 values = np.empty((len(at), *image.shape[1:]), np.float32)
                 flags |= self._layer(layer.narrow(wanted), window, values)
                 image[at] = values
-        for mask in self.scene.masks:
-            flags |= self._mask(mask, window)
-        bad = flags & np.uint8(UNUSABLE) != 0
+        own = self.masked(window) if masked is None else masked
+        bad = (flags | own) & np.uint8(UNUSABLE) != 0
+        if trusted is not None:
+            bad &= ~trusted | (flags & np.uint8(UNUSABLE) != 0)
         if bad.any():
             image[:, bad] = np.nan
+        return flags | own
+
+    def masked(self, window: Window) -> Flags:
+        """Return the flags (y, x) that the scene's masks set in a window."""
+        flags = np.zeros(tuple(part.stop - part.start for part in window), np.uint8)
+        for mask in self.scene.masks:
+            flags |= self._mask(mask, window)
         return flags
 
     @property

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from changedet.blocks import from_reader
 from changedet.errors import BandError, CRSError, DateError, InputError, TooFewScenesError
 from changedet.grid import Grid, Window, attach
+from changedet.io import _repair
 from changedet.io._aoi import aoi_window
 from changedet.io._collect import Inputs
 from changedet.io._read import SceneReader
@@ -44,6 +45,7 @@ def open_stack(
     warp: bool = False,
     date: Dates = None,
     band_names: Names = None,
+    repair_masks: bool = True,
     chunk_px: int | None = None,
 ) -> xr.Dataset:
     """Open scenes as a stack, in order of time.
@@ -56,6 +58,8 @@ def open_stack(
     bands : names; by default those that all scenes share, in the order of the first scene
     warp : resample scenes that are on other grids onto that of the first scene in time
     date, band_names : where files do not say, see :func:`~changedet.io.products.find_scenes`
+    repair_masks : give back pixels that masks take for cloud on date after date while all around is clear;
+        with five masked scenes or more. They keep their flags: finite though flagged means given back
     chunk_px : side of the chunks of a lazy (dask) stack; None reads everything now
 
     Returns
@@ -82,7 +86,7 @@ def open_stack(
     if not warp:
         _require_same_grid(found, grid)
     window = aoi_window(aoi, grid, crs=aoi_crs) if aoi is not None else _whole(grid)
-    return _stack(StackReader(tuple(found), names, grid, window), chunk_px)
+    return _stack(StackReader(tuple(found), names, grid, window, repair_masks), chunk_px)
 
 
 def _whole(grid: Grid) -> Window:
@@ -148,12 +152,15 @@ class StackReader:
     bands : names
     grid : grid of the first scene
     window : part of it that is the stack
+    repair_masks : give back pixels that masks take for cloud because they are bright, see
+        :mod:`changedet.io._repair`
     """
 
     scenes: tuple[Scene, ...]
     bands: tuple[str, ...]
     grid: Grid
     window: Window
+    repair_masks: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -170,9 +177,29 @@ class StackReader:
         size = (rows.stop - rows.start, columns.stop - columns.start)
         image = np.empty((len(self.scenes), len(self.bands), *size), np.float32)
         quality = np.empty((len(self.scenes), *size), np.uint8)
+        masked, trusted = self._masks((rows, columns))
         for i, scene in enumerate(self.scenes):
-            quality[i] = SceneReader(scene, self.bands, self.grid).into(image[i], (rows, columns))
+            known = {} if masked is None else {"masked": masked[i], "trusted": trusted[i]}
+            quality[i] = SceneReader(scene, self.bands, self.grid).into(image[i], (rows, columns), **known)
         return image, quality
+
+    def _masks(self, window: Window) -> tuple[Any, Any]:
+        """Return the flags of all masks in a window, and where they are not to be believed.
+
+        Masks are read in a larger window, so that the answer does not depend on where windows end.
+        """
+        if not self.repair_masks or sum(bool(s.masks) for s in self.scenes) < _repair.MIN_SCENES:
+            return None, None
+        reach = _repair.reach_px(self.grid.gsd_m)
+        spans = [
+            (max(s.start - reach, 0), min(s.stop + reach, n))
+            for s, n in zip(window, self.grid.shape, strict=True)
+        ]
+        outer = (slice(*spans[0]), slice(*spans[1]))
+        flags = np.stack([SceneReader(s, self.bands, self.grid).masked(outer) for s in self.scenes])
+        inner = tuple(slice(w.start - o.start, w.stop - o.start) for w, o in zip(window, outer, strict=True))
+        at = (slice(None), *inner)
+        return flags[at], _repair.eaten(flags, reach)[at]
 
     def __call__(self, window: Window) -> npt.NDArray[np.float32]:
         """Return image and quality as one (time, band + 1, y, x) array, so that each window is read once."""
@@ -188,7 +215,7 @@ class StackReader:
                 status = os.stat(path)
                 digest.update(f"{path}|{status.st_size}|{status.st_mtime_ns}|".encode())
             digest.update(repr((scene.layers, scene.masks, scene.decibel)).encode())
-        digest.update(repr((self.bands, self.grid, self.window)).encode())
+        digest.update(repr((self.bands, self.grid, self.window, self.repair_masks)).encode())
         return digest.hexdigest()[:24]
 
 

@@ -25,7 +25,7 @@ from changedet.pipeline._files import FILES, redraw, write
 from changedet.pipeline._options import ReadOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
-from changedet.scenes import Scene
+from changedet.scenes import UNUSABLE, Scene
 from changedet.steps import aggregate, align, breaks, normalize, report, track
 
 __all__ = ["FILES", "Result", "detect", "redraw", "run"]
@@ -187,9 +187,8 @@ def _ticker(stage: str, total: int | None, progress: Progress) -> Any:
 
 def _usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]:
     """Leave out scenes that say nothing; return the rest and a record of those left out."""
-    share = np.array(
-        [float(np.isfinite(stack.image[t, 0].values).mean()) for t in range(stack.sizes["time"])]
-    )
+    share, repaired = _shares(stack)
+    stack = stack.assign_coords(mask_repaired=("time", repaired))
     fine = share >= LEAST_USABLE
     refused = [
         {
@@ -201,6 +200,14 @@ def _usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]
         for t in np.flatnonzero(~fine)
     ]
     return stack.isel(time=np.flatnonzero(fine)), refused
+
+
+def _shares(stack: xr.Dataset) -> tuple[Any, Any]:
+    """Return the share of pixels usable in every band, and of those given back from a mask, of each date."""
+    valid = np.isfinite(stack.image).all("band")
+    flagged = (stack.quality & np.uint8(UNUSABLE)) > 0
+    both = xr.Dataset({"usable": valid, "repaired": valid & flagged}).mean(("y", "x")).compute()
+    return both.usable.values.astype(np.float64), both.repaired.values.astype(np.float64)
 
 
 def _identity(stack: xr.Dataset, t: int) -> dict[str, Any]:
@@ -222,6 +229,7 @@ def _scene_facts(found: _assemble.Detection) -> list[dict[str, Any]]:
             {
                 **_identity(stack, t),
                 "usable": round(float(setting.usable[t]), 4),
+                "mask_repaired": round(float(stack.mask_repaired.values[t]), 5),
                 "water": None if np.isnan(water) else round(water, 4),
                 "frozen": frozen,
                 "shift_px": [round(float(stack[f"shift_{axis}_px"].values[t]), 3) for axis in ("dy", "dx")],
@@ -382,6 +390,7 @@ def _scenes(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene]
             "id": s.id,
             "path": s.path,
             "date": None if s.date is None else str(s.date),
+            "grid": grid_record(s.grid),
             "used": False,
             "why": why.format(s.group),
         }
@@ -399,6 +408,7 @@ def _add_files(record: dict[str, Any], scenes: list[Scene], others: list[dict[st
         if scene is not None:
             entry |= {
                 "path": scene.path,
+                "grid": grid_record(scene.grid),
                 "sha256": scene_sha256(scene),
                 "mask": scene.mask,
                 "decisions": scene.why,

@@ -43,18 +43,20 @@ class Growth:
     Parameters
     ----------
     grow : ``z`` to which a candidate grows from its seed
-    contrast : share of the object's own step that a pixel of the footprint must show; half is where the edge
-    of
-        an object lies under a point-spread function
+    contrast : share of its area that a pixel of the footprint must be covered; the edge of an object lies at
+        half under a point-spread function, a little less counts as objects are not even
     min_px : smaller footprints are dropped
     rounds : objects of different steps that one region may hold
+    fringe : evidence that starts an object of its own within three pixels of a stronger one, as a share of
+        that one's peak
     fragment : a piece beside a stronger object counts as one of its own from this share of that one's size
     """
 
     grow: float = 4.0
-    contrast: float = 0.5
+    contrast: float = 0.4
     min_px: int = 2
     rounds: int = 6
+    fringe: float = 0.3
     fragment: float = 0.25
 
 
@@ -99,12 +101,14 @@ def _footprints(
 
     found: list[Candidate] = []
     rest, taken = region.copy(), np.zeros(region.shape, np.int32)
+    peaks = np.zeros(region.shape, np.float32)
     for _ in range(rules.rounds):
-        seeds = rest & hot
+        # close to a strong object its blur alone is evidence
+        seeds = rest & hot & (z >= rules.fringe * ndimage.maximum_filter(peaks, 7))
         if not seeds.any():
             break
-        step = _common_step(z, delta, seeds)
-        share = np.einsum("b,byx->yx", step, delta) / max(float(step @ step), 1e-9)
+        share = coverage(delta, _common_step(z, delta, seeds))
+        share /= _full(share[seeds])
         parts, _ = ndimage.label(rest & (share >= rules.contrast), np.ones((3, 3)))
         with_seed = np.setdiff1d(np.unique(parts[seeds]), [0])
         if with_seed.size == 0:
@@ -118,9 +122,34 @@ def _footprints(
             own = _common_step(z, delta, part & seeds)
             peak = float(z[part].max())
             found.append(Candidate(rows + window[0].start, columns + window[1].start, peak, own))
-            taken[part] = rows.size
+            taken[part], peaks[part] = rows.size, peak
         rest &= ~np.asarray(ndimage.binary_dilation(np.isin(parts, with_seed), np.ones((3, 3), bool)))
     return found
+
+
+def coverage(delta: Array, step: Array) -> Array:
+    """Return how much of each pixel an object covers, from its step in ln units and that of the object.
+
+    Light mixes in reflectance, not in its logarithm: a pixel of water that concrete covers by a tenth is
+    already half as bright again.
+
+    Parameters
+    ----------
+    delta : (band, ...) steps, ln units
+    step : (band,) step of a pixel that is covered wholly
+
+    Returns
+    -------
+    (...) float, about 1 where covered wholly, 0 where not
+    """
+    part, whole = np.expm1(np.clip(delta, -5, 5)), np.expm1(step.astype(np.float64))
+    return np.asarray(np.tensordot(whole, part, axes=(0, 0)) / max(float(whole @ whole), 1e-9))
+
+
+def _full(share: Array, *, high: float = 0.9, core: float = 0.5) -> float:
+    """Return the coverage of seeds that are covered wholly; those around an object only share its light."""
+    top = float(np.quantile(share, high))
+    return float(np.median(share[share >= core * top])) if top > 1e-6 else 1e-6
 
 
 def _common_step(z: Array, delta: Array, seeds: Array) -> Array:

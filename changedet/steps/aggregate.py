@@ -58,6 +58,7 @@ def aggregate(stack: xr.Dataset, size: int) -> xr.Dataset:
         total = np.where(known, blocks, 0).sum(axis=(2, 4), dtype=np.float64)
         image[t] = np.where(count >= size * size / 2, total / np.maximum(count, 1), np.nan)
         flags = stack.quality[t].values[: height * size, : width * size].reshape(height, size, width, size)
+        flags = np.where(known[0] | ~np.isfinite(image[t, 0])[:, None, :, None], flags, 0)
         quality[t] = np.bitwise_or.reduce(np.bitwise_or.reduce(flags, axis=3), axis=1)
     fine = Grid.of(stack)
     grid = Grid.make(fine.crs, fine.transform @ Affine.scale(size), (height, width))

@@ -22,6 +22,9 @@ from changedet.steps._robust import nan_median, rank
 
 Array = npt.NDArray[Any]
 
+REACH2 = 9.0
+"""Squared distances up to this multiple of a class's own (and the pixel's) are still of its kind."""
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -31,7 +34,7 @@ class Factors:
     ----------
     center, scale : (feature,) float64 robust location and spread of each history value
     loadings : (feature, rank) float64
-    ridge : prior weight of a factor of zero
+    ridge : noise variance of one standardized observation, against which ``spread`` is held
     spread : (rank,) standard deviation of the factors over the sample
     """
 
@@ -50,7 +53,7 @@ def fit_factors(history: Array, *, rank: int = 8, iterations: int = 12, ridge: f
     history : (pixel, feature) float array, NaN = gap
     rank : number of factors
     iterations : fill-in rounds of the singular value decomposition
-    ridge : prior weight, in units of one standardized observation
+    ridge : noise variance of one standardized observation
 
     Returns
     -------
@@ -107,7 +110,8 @@ def scores(factors: Factors, history: Array) -> Array:
 
     Notes
     -----
-    Pixels with the same gaps share one ridge solution, so the cost is one matrix product a pattern.
+    Pixels with the same gaps share one ridge solution, so the cost is one matrix product a pattern. The prior
+    is that of the sample: a factor that hardly varies must not take up what a gap leaves open.
     """
     z = np.clip((history - factors.center) / factors.scale, -4, 4).astype(np.float32)
     known = np.isfinite(z)
@@ -121,7 +125,8 @@ def scores(factors: Factors, history: Array) -> Array:
         if not use.any():
             continue
         v = factors.loadings[use]
-        solve = np.linalg.solve(v.T @ v + factors.ridge * np.eye(v.shape[1]), v.T).T.astype(np.float32)
+        prior = np.diag(factors.ridge / factors.spread**2)
+        solve = np.linalg.solve(v.T @ v + prior, v.T).T.astype(np.float32)
         members = order[starts[i] : starts[i + 1]]
         result[members] = z[np.ix_(members, np.flatnonzero(use))] @ solve
     return result
@@ -137,6 +142,7 @@ class Background:
     centers : (prototype, rank + 2) float32, factors and position, in units where distance means unlikeness
     median : (prototype, time, band) float32, NaN where too few members were usable on that date
     spread : (prototype, time, band) float32, robust standard deviation of the members
+    radius2 : (prototype,) float32, mean squared distance of the members from their center
     position_weight : factor from pixel position to the last two coordinates of ``centers``
     n_history : dates that count as history
     """
@@ -145,6 +151,7 @@ class Background:
     centers: Array
     median: Array
     spread: Array
+    radius2: Array
     position_weight: float
     n_history: int
 
@@ -184,12 +191,16 @@ def fit_background(
     count = int(np.clip(points.shape[0] // 30, 1, prototypes))
     centers, labels = _cluster(points, count, np.random.default_rng(seed))
     median, spread = _member_statistics(members, labels, centers.shape[0])
-    return Background(factors, centers, median, spread, weight, n_history)
+    apart = np.square(points - centers[labels]).sum(axis=1)
+    radius2 = np.bincount(labels, apart, minlength=centers.shape[0]) / np.bincount(
+        labels, minlength=centers.shape[0]
+    ).clip(1)
+    return Background(factors, centers, median, spread, radius2.astype(np.float32), weight, n_history)
 
 
 def _cluster(points: Array, count: int, rng: np.random.Generator, *, rounds: int = 12) -> tuple[Array, Array]:
     """Group points by Lloyd's k-means; empty groups are dropped."""
-    centers = points[rng.choice(points.shape[0], count, replace=False)].astype(np.float32)
+    centers = _start(points, count, rng)
     labels = _nearest(points, centers)
     for _ in range(rounds):
         size = np.bincount(labels, minlength=centers.shape[0])
@@ -203,6 +214,22 @@ def _cluster(points: Array, count: int, rng: np.random.Generator, *, rounds: int
         centers = (total[size > 0] / size[size > 0, None]).astype(np.float32)
         labels = _nearest(points, centers)
     return centers, labels
+
+
+def _start(points: Array, count: int, rng: np.random.Generator) -> Array:
+    """Choose points far from one another, so that no class is left without a center (k-means++).
+
+    Arthur & Vassilvitskii 2007. Distances are cut at a multiple of their median: single odd pixels are no
+    class.
+    """
+    chosen = np.empty((count, points.shape[1]), np.float32)
+    chosen[0] = points[rng.integers(points.shape[0])]
+    far = np.full(points.shape[0], np.inf)
+    for i in range(1, count):
+        far = np.minimum(far, np.square(points - chosen[i - 1]).sum(axis=1))
+        chance = np.cumsum(np.minimum(far, 16 * np.median(far) + 1e-12))
+        chosen[i] = points[np.searchsorted(chance, rng.random() * chance[-1])]
+    return chosen
 
 
 def _nearest(points: Array, centers: Array) -> Array:
@@ -249,7 +276,7 @@ class Prediction:
     unlike: Array
 
 
-def predict(model: Background, history: Array, position: Array, *, nearest: int = 4) -> Prediction:
+def predict(model: Background, history: Array, position: Array, *, nearest: int = 8) -> Prediction:
     """Predict pixels on every date from their nearest prototypes.
 
     Parameters
@@ -267,14 +294,18 @@ def predict(model: Background, history: Array, position: Array, *, nearest: int 
     found = scores(model.factors, history.reshape(n, -1))
     points = np.concatenate([found, position.astype(np.float32) * np.float32(model.position_weight)], axis=1)
     lost = ~np.isfinite(points).all(axis=1)
-    index, weight, distance = _mixture(np.where(lost[:, None], 0, points), model.centers, nearest)
+    index, weight, distance = _mixture(np.where(lost[:, None], 0, points), model, nearest)
     mean, spread = _mix(model, index, weight)
     mean[lost] = np.nan
     return Prediction(mean, spread, np.where(lost, np.nan, distance).astype(np.float32))
 
 
-def _mixture(points: Array, centers: Array, nearest: int) -> tuple[Array, Array, Array]:
-    """Return indexes and weights of the nearest centers, and the distance to the first."""
+def _mixture(points: Array, model: Background, nearest: int) -> tuple[Array, Array, Array]:
+    """Return indexes and weights of the nearest centers, and the distance to the first.
+
+    A center that lies further off than the pixel's own class reaches has no say, however few are nearer.
+    """
+    centers = model.centers
     k = min(nearest, centers.shape[0])
     square = np.einsum("ij,ij->i", centers, centers)
     index = np.empty((points.shape[0], k), np.int32)
@@ -287,11 +318,15 @@ def _mixture(points: Array, centers: Array, nearest: int) -> tuple[Array, Array,
             if k < centers.shape[0]
             else np.tile(np.arange(k), (len(part), 1))
         )
-        near = np.take_along_axis(table, picked, axis=1) + np.einsum("ij,ij->i", part, part)[:, None]
-        index[row : row + len(part)], d2[row : row + len(part)] = picked, np.maximum(near, 0)
+        # anew from the differences: the table has lost the digits of small distances
+        near = np.square(part[:, None] - centers[picked]).sum(axis=2)
+        index[row : row + len(part)], d2[row : row + len(part)] = picked, near
         row += len(part)
-    closest = d2.min(axis=1, keepdims=True)
+    first = d2.argmin(axis=1)[:, None]
+    closest = np.take_along_axis(d2, first, axis=1)
+    own = model.radius2[np.take_along_axis(index, first, axis=1)]
     weight = 1 / (d2 + 0.5 * closest + 1e-3)
+    weight = np.where(d2 <= REACH2 * (closest + own), weight, 0)
     weight /= weight.sum(axis=1, keepdims=True)
     return index, weight, np.sqrt(closest[:, 0])
 
@@ -302,10 +337,8 @@ def _mix(model: Background, index: Array, weight: Array) -> tuple[Array, Array]:
 
     n, k = index.shape
     count, times, bands = model.median.shape
-    known = np.isfinite(model.median)
-    base = np.nan_to_num(nan_median(model.median), nan=0.0).astype(
-        np.float32
-    )  # keeps squares small
+    known = np.repeat(np.isfinite(model.median).all(axis=2, keepdims=True), bands, axis=2)
+    base = np.nan_to_num(nan_median(model.median), nan=0.0).astype(np.float32)  # keeps squares small
     mean = np.where(known, model.median - base, 0).reshape(count, -1)
     square = np.where(known, (model.median - base) ** 2 + model.spread**2, 0).reshape(count, -1)
     seen = known[:, :, 0].astype(np.float32)

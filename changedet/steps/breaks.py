@@ -9,7 +9,7 @@ scenes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ class Noise:
     doubt_weight : share of its weight that a date keeps where it is frozen or next to a masked cloud
     """
 
-    floor: float = 0.03
+    floor: float = 0.05
     shift_px: float = 0.12
     clip: float = 5.0
-    doubt_weight: float = 0.25
+    doubt_weight: float = 0.6
 
 
 def gradient(image: Array) -> Array:
@@ -155,6 +155,29 @@ def _search(cw: Array, cr: Array, cn: Array, whiten: Array, min_side: int, lengt
     tested = score2 >= 0
     score = np.where(tested, np.sqrt(np.maximum(score2, 0)), np.nan).astype(np.float32)
     return Step(score, index, length, delta)
+
+
+def measure(step: Step, residual: Array, weight: Array) -> Step:
+    """Measure steps anew on other residuals, at the dates already found.
+
+    Parameters
+    ----------
+    step : from clipped or pooled residuals, whose own step is too small where one is clear
+    residual, weight : (time, band, pixel) float32, weight 0 = not usable
+
+    Returns
+    -------
+    Step, with the weighted means of these residuals in ``delta``
+    """
+    t = np.arange(residual.shape[0], dtype=np.int16)[:, None]
+    after = (t >= step.index) & (t < step.index + step.length)
+    before = t < step.index
+    wr = residual * weight
+    means = [
+        np.einsum("tn,tbn->bn", side, wr) / np.maximum(np.einsum("tn,tbn->bn", side, weight), 1e-9)
+        for side in (before.astype(np.float32), after.astype(np.float32))
+    ]
+    return replace(step, delta=np.where(step.index >= 0, means[1] - means[0], 0).astype(np.float32))
 
 
 def whitening(standardized: Array, *, limit: float = 4.0) -> Array:
