@@ -44,7 +44,7 @@ class Options:
     sample_px: int = 24_000
     pool_m: float = 2.2
     doubt_m: float = 15.0
-    seed_z: float = 8.0
+    seed_z: float = 7.0
     seed: int = 0
 
 
@@ -361,6 +361,45 @@ def seed_level(maps: Maps, seed_z: float, alpha: float) -> Array:
     for s, null in enumerate(maps.nulls):
         if null is not None:
             level[maps.stratum == s] = max(null.moved(seed_z, REFERENCE_ALPHA / alpha), 3.0)
+    return np.maximum(level, restless_level(maps, REFERENCE_ALPHA / alpha))
+
+
+def restless_level(maps: Maps, factor: float = 1.0, *, base: float = 3.0, few: int = 20) -> Array:
+    """Return the evidence that one patch in a stratum reaches by chance on the date its step is at.
+
+    When fields ripen or snow melts, hundreds of patches take a step on the same date. That date's own patches
+    say how far their tail reaches: an exponential fitted to the median of their peaks, which the few that
+    were built do not move.
+
+    Parameters
+    ----------
+    maps : evidence
+    factor : how many times rarer than one patch a scene
+    base : evidence above which connected pixels are a patch
+    few : dates with fewer patches say nothing
+
+    Returns
+    -------
+    (y, x) float32, ``base`` where nothing is known
+    """
+    from scipy import ndimage
+
+    level = np.full(maps.z.shape, base, np.float32)
+    for s in range(len(mask.STRATA)):
+        own = maps.stratum == s
+        z = np.where(own, np.nan_to_num(maps.z, nan=-np.inf), -np.inf)
+        patches, count = ndimage.label(z > base, np.ones((3, 3)))
+        if count < few:
+            continue
+        where = ndimage.maximum_position(z, patches, np.arange(1, count + 1))
+        at = tuple(np.array(where).T)
+        peak, date = z[at], maps.index[at]
+        by_date = np.full(int(maps.index.max()) + 1, base, np.float32)
+        for k in np.unique(date):
+            excess = peak[date == k] - base
+            if excess.size >= few:
+                by_date[k] = base + np.median(excess) / np.log(2) * np.log(excess.size * factor)
+        level[own] = by_date[np.maximum(maps.index[own], 0)]
     return level
 
 
@@ -394,16 +433,21 @@ def _judge(
         edge_step=float(np.median(np.linalg.norm(own.slope[at], axis=0))),
         step=float(np.linalg.norm(candidate.delta)),
         plants=track.only_plants(candidate.delta, model.setting.bands),
-        darker=not model.sar and track.all_darker(candidate.delta),
+        darker=not model.sar and _darker(candidate.delta, stratum, model.setting.bands),
         cleared=stratum == "land" and track.plants_gone(candidate.delta, model.setting.bands),
     )
     whole = series(np.ones(candidate.rows.size, bool))
     verdict = track.judge(whole, causes, rules)
-    early = track.first_part(track.pixel_begins(value, whole.frozen))
+    early = track.first_part(track.pixel_begins(value, whole.frozen), candidate.rows, candidate.columns)
     if verdict.status in ("persistent", "unresolved", None) and early is not None:
         part = track.judge(series(early), causes, rules)
         verdict = track.grown(verdict, part)
     return Object(candidate, whole, verdict, stratum)
+
+
+def _darker(delta: Array, stratum: str, bands: tuple[str, ...]) -> bool:
+    """Say whether a step is to the dark; on land, what is built is brighter in some visible band."""
+    return track.all_darker(delta) or (stratum == "land" and track.not_brighter(delta, bands))
 
 
 def years(stack: xr.Dataset) -> Array:

@@ -418,6 +418,27 @@ def test_alpha_reaches_the_candidates(pier):
     assert detector.objects(stack, model, maps, alpha=1e-60) == []
 
 
+def patches(dates, peaks, shape=(60, 60)):
+    """Evidence with single pixels of given peaks and dates on a lattice, all on land."""
+    z, index = np.zeros(shape, np.float32), np.full(shape, -1, np.int16)
+    at = np.array([(r, c) for r in range(1, 59, 3) for c in range(1, 59, 3)])[: len(peaks)].T
+    z[tuple(at)], index[tuple(at)] = peaks, dates
+    nothing = np.zeros((4, *shape), np.float32)
+    return detector.Maps(z, index, nothing, np.full(shape, 2, np.int8), (None, None, None)), tuple(at)
+
+
+def test_a_date_on_which_all_the_land_changes_asks_for_more():
+    rng = np.random.default_rng(0)
+    peaks = np.r_[3 + rng.exponential(2, 200), 3 + rng.exponential(0.5, 100), 20.0, 20.0]
+    dates = np.r_[np.full(200, 8), np.full(100, 5), 5, 11]
+    maps, at = patches(dates, peaks)
+    level = detector.restless_level(maps)[at]
+    assert_allclose(level[:200], 3 + 2 * np.log(200), rtol=0.15)  # one patch a scene by chance
+    assert_allclose(level[200:301], 3 + 0.5 * np.log(101), rtol=0.15)
+    assert level[-1] == 3  # one patch alone says nothing of its date
+    assert (detector.restless_level(maps, 10.0)[at] >= level).all()
+
+
 def test_years_begin_with_the_first_date():
     found = detector.years(scene())
     assert found[0] == 0 and found[-1] == pytest.approx(13 * 37 / 365.25)

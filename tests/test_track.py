@@ -277,26 +277,43 @@ def verdict(status="persistent", first=5, **more):
     return Verdict(status, None, first, seen=seen, **values)
 
 
+def first_part(index):
+    """The first part of pixels in one row."""
+    return track.first_part(index, np.full(index.size, 3), np.arange(index.size) + 7)
+
+
 def test_a_causeway_has_a_part_that_came_first():
     index = np.r_[np.full(20, 4), np.full(20, 7), np.full(20, 10)]
-    early = track.first_part(index)
-    np.testing.assert_array_equal(early, index == 4)
+    np.testing.assert_array_equal(first_part(index), index == 4)
+
+
+def test_a_first_part_is_one_piece():
+    index = np.full((10, 12), 8)
+    index[::3, ::3] = 2  # scattered early pixels are noise
+    index[4:7, 5:8] = 5
+    index[4:, 8:] = 5
+    rows, columns = np.indices(index.shape).reshape(2, -1)
+    early = track.first_part(index.ravel(), rows, columns)
+    assert early is not None
+    found = early.reshape(index.shape)
+    assert found[index == 5].all() and not found[index == 8].any()
+    assert not found[0, 0] and not found[0, 3]
 
 
 def test_what_came_at_once_has_no_first_part():
-    assert track.first_part(np.full(60, 5)) is None
-    assert track.first_part(np.r_[np.full(30, 5), np.full(30, 6)]) is None  # one date apart: noise of dating
-    assert track.first_part(np.r_[np.full(58, 5), np.full(2, 9)]) is None  # a few late pixels
-    assert track.first_part(np.r_[4, 4, 8, 8, 8]) is None  # too small to tell
+    assert first_part(np.full(60, 5)) is None
+    assert first_part(np.r_[np.full(30, 5), np.full(30, 6)]) is None  # one date apart: noise of dating
+    assert first_part(np.r_[np.full(58, 5), np.full(2, 9)]) is None  # a few late pixels
+    assert first_part(np.r_[4, 4, 8, 8, 8]) is None  # too small to tell
 
 
 @given(st.lists(st.integers(-1, 20), min_size=1, max_size=80))
 def test_a_first_part_is_earlier_than_the_rest(dates):
     index = np.array(dates)
-    early = track.first_part(index)
+    early = first_part(index)
     if early is not None:
         assert early.dtype == bool and early.any() and not early.all()
-        assert index[early].max() < index[~early].min()
+        assert index[early].max() < index[~early].max()
 
 
 def test_a_causeway_that_grows():
@@ -333,7 +350,7 @@ def test_an_early_part_is_told_from_the_rest_by_its_pixels(begin, later):
     value = (np.arange(26)[:, None] >= index) + 0.2 * np.sin(np.arange(26 * 60)).reshape(26, 60)
     found = track.pixel_begins(value, np.zeros(26, bool))
     np.testing.assert_array_equal(found, index)
-    early = track.first_part(found)
+    early = first_part(found)
     if later < 2:
         assert early is None
     else:
@@ -344,6 +361,8 @@ def test_a_part_that_is_rejected_or_comes_no_earlier_changes_nothing():
     whole = verdict(first=5)
     for part in (verdict(first=5), verdict(first=7), replace(verdict(None, first=2), reason="vessel")):
         assert track.grown(whole, part) is whole
+        dated = replace(whole, absent_before=2)
+        assert interval(track.grown(dated, part)) == (2, whole.first)  # it grew: smaller, it was there before
 
 
 def test_growth_makes_a_structure_of_what_as_a_whole_is_none():
@@ -511,6 +530,7 @@ def test_a_season_needs_a_year_and_a_cycle():
     ("delta", "plants", "darker", "gone"),
     [
         ((0.02, -0.02, 0.03, -0.6), True, False, True),  # vigor lost
+        ((0.2, 0.1, 0.35, -0.45), True, False, True),  # ripe
         ((-0.05, 0.0, -0.4, 0.5), True, False, False),  # grown
         ((0.8, 0.7, 0.9, -0.3), False, False, True),  # built on plants
         ((1.2, 1.0, 1.1, 1.4), False, False, False),  # concrete over water
@@ -671,3 +691,9 @@ def test_candidates_are_disjoint_and_hold_a_seed(seed):
         assert isinstance(candidate, Candidate) and candidate.rows.size >= Growth().min_px
         inside = z[candidate.rows, candidate.columns]
         assert candidate.peak == inside.max() > 8.0 and inside.min() > Growth().grow
+
+
+def test_what_is_no_brighter_in_visible_light_is_told():
+    assert track.not_brighter(np.array([-0.1, 0.05, 0.0, 0.8]), BANDS)
+    assert not track.not_brighter(np.array([-0.1, 0.05, 0.3, -0.8]), BANDS)
+    assert not track.not_brighter(np.array([-1.0]), ("vv",))  # no visible band, no verdict

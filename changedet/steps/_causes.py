@@ -137,7 +137,7 @@ class Causes:
     edge_step : what a shift of one pixel would change here, ln units
     step : length of the object's step, ln units
     plants : the step is one of plants only: they lost vigor, or grew
-    darker : every band fell: a shadow, wet ground, deeper or clearer water
+    darker : every band fell: a shadow, wet ground, deeper or clearer water; on land, no visible band rose
     cleared : plants are gone from the place, as after building, mowing or fire
     """
 
@@ -175,25 +175,36 @@ def explained_by(order: Array, value: Array, weight: Array, *, margin: float = 1
     return in_order.sse <= margin * in_time.sse and in_order.sse < 0.5 * in_order.sse0
 
 
-def only_plants(delta: Array, bands: tuple[str, ...], *, change: float = 0.15, share: float = 0.25) -> bool:
+def only_plants(delta: Array, bands: tuple[str, ...], *, change: float = 0.15) -> bool:
     """Return True where a step is one of plants alone.
 
-    They lose vigor (near infrared falls, the visible hardly changes) or grow (near infrared up, red down).
+    They lose vigor (near infrared falls by more than the visible rises) or grow (near infrared up, red down).
 
-    Whatever is built on plants hides them, so red and blue light, which plants absorb, rise as well.
+    Whatever is built on plants hides them: visible light, of which plants reflect a twentieth, then rises by
+    far more than near infrared, of which they reflect a third, falls.
 
     Parameters
     ----------
     delta : (band,) step, ln units
     bands : names of the bands
     change : least change of the near infrared, and of red where plants grow
-    share : most change of a visible band, as a share of the near infrared's fall
     """
     nir, red = _band(delta, bands, "nir", "nir08"), _band(delta, bands, "red")
-    visible = [abs(d) for d, b in zip(delta, bands, strict=True) if b in ("blue", "green", "red")]
     if nir is None or red is None:
         return False
-    return bool((nir < -change and max(visible) < share * -nir) or (nir > change and red < -change))
+    visible = float(np.mean(_visible(delta, bands)))
+    return bool((nir < -change < visible < -nir) or (nir > change and red < -change))
+
+
+def not_brighter(delta: Array, bands: tuple[str, ...], *, rise: float = 0.1) -> bool:
+    """Return True where no visible band rose by ``rise`` (ln units); False where there is none."""
+    visible = _visible(delta, bands)
+    return bool(visible) and max(visible) < rise
+
+
+def _visible(delta: Array, bands: tuple[str, ...]) -> list[float]:
+    """Return the steps in the visible bands."""
+    return [float(d) for d, b in zip(delta, bands, strict=True) if b in ("blue", "green", "red")]
 
 
 def all_darker(delta: Array, *, fall: float = 0.1) -> bool:

@@ -21,6 +21,7 @@ from changedet.steps._causes import (
     all_darker,
     explained_by,
     find_stay,
+    not_brighter,
     only_plants,
     plants_gone,
     seasonal,
@@ -39,6 +40,7 @@ __all__ = [
     "first_part",
     "grown",
     "judge",
+    "not_brighter",
     "only_plants",
     "pixel_begins",
     "pixel_values",
@@ -218,7 +220,9 @@ def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) ->
     times = dates[run.first : run.end][run.state[run.first : run.end] > 0]
     seen[times] = True
     status, reason = _status(series, causes, rules, run)
+    # a veil hides what stands below it, so "absent" beside a cloud closes no interval
     absent = dates[: run.first][run.state[: run.first] < 0]
+    absent = absent[~series.near_cloud[absent]] if (~series.near_cloud[absent]).any() else absent
     clear = times[~series.near_cloud[times]]
     first = int(clear[0]) if clear.size else int(dates[run.first])
     before = absent[absent < first]
@@ -395,40 +399,51 @@ def _share(state: Array, weight: Array) -> float:
     return float(weight[state > 0].sum() / total) if total > 0 else 0.0
 
 
-def first_part(index: Array, *, share: float = 0.05, min_px: int = 4) -> Array | None:
+def first_part(
+    begin: Array, rows: Array, columns: Array, *, share: float = 0.05, min_px: int = 4, later: float = 0.2
+) -> Array | None:
     """Return the pixels of an object that changed first, if the rest followed later.
 
     Parameters
     ----------
-    index : (pixel,) first date of each pixel, see :func:`pixel_begins`
+    begin : (pixel,) first date of each pixel, see :func:`pixel_begins`
+    rows, columns : (pixel,) where they are: a beginning is one piece, scattered early pixels are noise
     share : part of the object that counts as its beginning
     min_px : smallest beginning
+    later : share of the pixels that must follow by more than a date
 
     Returns
     -------
     (pixel,) bool, or None where the object came at once or is too small to tell
     """
-    count = max(int(np.ceil(share * index.size)), min_px)
-    if index.size < 4 * min_px:
+    from scipy import ndimage
+
+    count = max(int(np.ceil(share * begin.size)), min_px)
+    if begin.size < 4 * min_px:
         return None
-    begin = int(np.sort(index)[count - 1])
-    early = index <= begin
-    return np.asarray(early) if (index > begin + 1).mean() > 0.2 else None
+    image = np.full((int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1), np.iinfo(np.int64).max)
+    at = (rows - rows.min(), columns - columns.min())
+    image[at] = begin
+    for date in np.unique(begin):
+        parts, number = ndimage.label(image <= date, np.ones((3, 3)))
+        size = np.bincount(parts.ravel(), minlength=number + 1)
+        size[0] = 0
+        if size.max(initial=0) >= count:
+            early = np.asarray(parts[at] == int(size.argmax()))
+            return early if (begin > date + 1).mean() > later else None
+    return None
 
 
 def grown(whole: Verdict, part: Verdict) -> Verdict:
-    """Join the verdicts on an object and on its first part: it grows if that part stands too.
+    """Join the verdicts on an object that grew and on its first part.
 
-    What grows was there before it was large enough to be seen, so its interval opens one date earlier.
+    What grows was there before it was large enough to be seen, so its interval opens one date earlier. Where
+    its first part stands too, that part dates it.
     """
-    if part.status not in ("persistent", "unresolved") or part.first >= whole.first > 0:
-        return whole
-    status = "growing" if part.status == "persistent" else part.status
-    return replace(
-        part,
-        status=status,
-        last_absent=part.absent_before if part.absent_before >= 0 else part.last_absent,
-        last=max(part.last, whole.last),
-        seen=part.seen | whole.seen,
-        snr=max(whole.snr, part.snr),
-    )
+    if part.status in ("persistent", "unresolved") and 0 <= part.first < whole.first:
+        status = "growing" if part.status == "persistent" else part.status
+        seen, snr = part.seen | whole.seen, max(whole.snr, part.snr)
+        joined = replace(part, status=status, last=max(part.last, whole.last), seen=seen, snr=snr)
+    else:
+        joined = whole
+    return joined if joined.absent_before < 0 else replace(joined, last_absent=joined.absent_before)
