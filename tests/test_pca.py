@@ -1,4 +1,4 @@
-"""pca: against independent numbers, and what must hold for any image."""
+"""pca and pca-kmeans: against independent numbers, and what must hold for any image."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from changedet.errors import DegenerateError
+from changedet.errors import DegenerateError, SettingError
 from changedet.grid import Grid, attach
-from changedet.steps._pca import _merged, _moments, pca
+from changedet.steps._pca import _merged, _moments, filtered, pca, pca_kmeans, two_means
 
 FOLDER = Path(__file__).parent / "reference"
 PAIR = np.load(FOLDER / "bitemporal_difference.npz")
@@ -163,3 +163,120 @@ def test_results_keep_the_grid_and_take_no_band_axis():
 def test_too_few_pixels_are_refused():
     with pytest.raises(DegenerateError, match=r"24 valid samples.*at least 30"):
         pca(scene(0, (3, 4, 6)), scene(1, (3, 4, 6)))
+
+
+# --- pca-kmeans --------------------------------------------------------------------------------------------
+
+
+def changed_pair(seed=0, shape=(2, 80, 90), size=6, amplitude=0.3):
+    rng = np.random.default_rng(seed)
+    before, after = (rng.normal(0.3, 0.02, shape).astype(np.float32) for _ in range(2))
+    truth = np.zeros(shape[1:], bool)
+    for y, x in ((10, 12), (40, 61), (70, 30)):
+        truth[y : y + size, x : x + size] = True
+    after[:, truth] += np.float32(amplitude)
+    return plain(before), plain(after), truth
+
+
+def test_clusters_against_independent_numbers():
+    found = pca_kmeans(plain(PAIR["x"][:1]), plain(PAIR["y"][:1]))
+    # One band of this pair does not separate, so the split is pressed below 1: x/(1 + x), halfway at 1/2.
+    assert found.attrs["gated"] and found.attrs["separation"] < 3
+    assert ((found.values > 0.5) == REFERENCE["celik_h4_s3"]).mean() > 0.99
+    eager = pca_kmeans(plain(PAIR["x"][:1]), plain(PAIR["y"][:1]), least_separation=1)
+    assert ((eager.values > 1) == REFERENCE["celik_h4_s3"]).mean() > 0.99
+
+
+def test_eigenvalues_of_blocks_against_independent_numbers():
+    difference = np.abs(PAIR["y"][0] - PAIR["x"][0]).astype(np.float64)
+    blocks = difference.reshape(16, 4, 16, 4).transpose(1, 3, 0, 2).reshape(16, 16, 16)
+    zeros = plain(np.zeros_like(blocks))
+    variance = pca(zeros, plain(blocks)).attrs["variance"]
+    np.testing.assert_allclose(variance[:3], REFERENCE["celik_eigvals"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("bands", "size", "amplitude"), [(1, 6, 0.3), (3, 4, 0.2), (6, 6, 0.12)])
+def test_rare_change_is_found_and_little_else(bands, size, amplitude):
+    before, after, truth = changed_pair(1, (bands, 200, 210), size, amplitude)
+    found = pca_kmeans(before, after)
+    change = found.values > found.attrs["suggested_threshold"]
+    assert not found.attrs["gated"] and found.attrs["separation"] > 4
+    assert change[truth].mean() > 0.75
+    rim = np.zeros_like(truth)
+    for dy, dx in np.ndindex(5, 5):
+        rim |= np.roll(truth, (dy - 2, dx - 2), (0, 1))
+    assert not change[~rim].any()
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+@pytest.mark.parametrize("smooth_px", [1, 3, 5])
+def test_noise_is_not_called_change(bands, smooth_px):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        before, after = rng.normal(0, 1, (2, bands, 160, 160))
+        for image in (before, after):
+            image[:] = sum(np.roll(image, k, axis) for k in range(smooth_px) for axis in (1, 2))
+        found = pca_kmeans(plain(before), plain(after))
+        assert found.attrs["gated"] and float(found.max()) <= 1 and found.attrs["suggested_threshold"] == 1
+    assert (found > 0.5).any()  # k-means itself would have split it
+
+
+def test_exchange_gain_and_equal_images():
+    before, after, _ = changed_pair(2)
+    found = pca_kmeans(before, after)
+    np.testing.assert_array_equal(found, pca_kmeans(after, before))
+    np.testing.assert_allclose(pca_kmeans(before * 8, after * 8), found, rtol=1e-4, atol=1e-5)
+    same = pca_kmeans(before, before)
+    assert (same == 0).all() and same.attrs["gated"] and same.attrs["changed_share"] == 0
+
+
+def test_invalid_pixels_do_not_spread():
+    before, after, _ = changed_pair(3)
+    expect = pca_kmeans(before, after)
+    before.values[0, 30:36, :20], after.values[1, 50, 50] = np.nan, np.inf
+    kept = before.copy(deep=True)
+    found = pca_kmeans(before, after)
+    usable = np.isfinite([before, after]).all(axis=(0, 1))
+    np.testing.assert_array_equal(np.isfinite(found), usable)
+    np.testing.assert_array_equal(before, kept)
+    assert ((found.values > 1) == (expect.values > 1))[usable].mean() > 0.999
+
+
+@pytest.mark.parametrize("chunks", [{"y": 7, "x": 31}, {"y": 80, "x": 3}, {"band": 1, "y": 33, "x": 90}])
+def test_chunks_change_no_cluster(chunks):
+    before, after, _ = changed_pair(4)
+    before.values[0, 3, :9] = np.nan
+    expect = pca_kmeans(before, after)
+    with dask.config.set(scheduler="sync"):
+        found = pca_kmeans(before.chunk(chunks), after)
+        assert found.chunks is not None and found.attrs["gated"] is False
+        np.testing.assert_allclose(found.compute(), expect, rtol=1e-4, atol=1e-5)
+    assert expect.dtype == np.float32 and pca_kmeans(before, after, threads=3).identical(expect)
+
+
+def test_filter_against_a_loop():
+    rng = np.random.default_rng(5)
+    image, weights, mean = rng.random((5, 6)), rng.random((4, 4)), rng.random((4, 4))
+    padded = np.pad(image, (1, 2), mode="symmetric")
+    expect = [[((padded[y : y + 4, x : x + 4] - mean) * weights).sum() for x in range(6)] for y in range(5)]
+    np.testing.assert_allclose(filtered(image, weights=weights, mean=mean), expect, rtol=1e-12)
+    image[2, 2] = np.nan
+    assert np.isfinite(filtered(image, weights=weights, mean=mean)).all()
+
+
+def test_two_means_by_hand():
+    feature = np.array([0.0, 1, 2, 100, 102])
+    low, high, separation, share = two_means(np.stack([feature, feature]))
+    assert (low, high, share) == (1, 101, 0.4) and separation == pytest.approx(100 / np.sqrt(2 / 3))
+    assert (two_means(np.ones((2, 5))) == 0).all() and (two_means(np.empty((3, 0))) == 0).all()
+
+
+def test_settings_of_clusters_are_checked():
+    before, after, _ = changed_pair()
+    for params in ({"block_px": 1}, {"components": 0}, {"components": 17}):
+        with pytest.raises(SettingError, match="at least 2 px"):
+            pca_kmeans(before, after, **params)
+    with pytest.raises(DegenerateError, match="valid samples"):
+        pca_kmeans(before[:, :12, :12], after[:, :12, :12])
+    for params in ({"block_px": 2, "components": 4}, {"block_px": 3}, {"block_px": 5, "components": 1}):
+        assert not pca_kmeans(before, after, **params).attrs["gated"]

@@ -1,4 +1,9 @@
-"""Principal components of the difference of two dates, and its length in units of their spread."""
+"""Principal components of the difference of two dates, over bands and over small blocks.
+
+Over the bands they make a length of the difference in units of its spread. Over blocks of a difference image
+they make filters that see the neighborhood, and two clusters of the filtered image are changed and unchanged
+(Celik 2009, doi:10.1109/LGRS.2009.2025059).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet.blocks import Pixelwise, Reduction
-from changedet.errors import DegenerateError
+from changedet.blocks import Pixelwise, Reduction, Windowed, is_lazy, sampled
+from changedet.errors import DegenerateError, SettingError
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -22,6 +27,13 @@ SILENT = 1e-10
 
 PIECE_PX = 1 << 16
 """Pixels in work at one time, so that their float64 copies stay in the cache."""
+
+STARTS = ((0.1, 0.9), (0.5, 0.99), (0.5, 0.999), (0.5, 1.0))
+"""Pairs of quantiles of the first component from which k-means starts, as change may be rare; the tightest
+clusters count."""
+
+MAX_ITERATIONS = 100
+"""Rounds of k-means; two clusters settle in a few tens."""
 
 _QUIET = np.errstate(all="ignore")  # NaN and infinity are inputs here, and come out as NaN
 
@@ -205,6 +217,218 @@ def pca(
         result[name].encoding |= scores[0].encoding
     facts = {"variance": axes.variance.tolist(), "dof": len(scores), "number": axes.n}
     return result.assign_attrs(facts)
+
+
+# --- over small blocks -------------------------------------------------------------------------------------
+
+
+@_QUIET
+def _difference_length(before: Array, after: Array) -> Float32:
+    """Return the length of the difference over the bands; one band: its absolute value."""
+    total = np.zeros(before.shape[1:])
+    for a, b in zip(before, after, strict=True):
+        total += (b.astype(np.float64) - a) ** 2
+    return _finished(np.sqrt(total))
+
+
+def _blocks(image: xr.DataArray, side_px: int) -> xr.DataArray:
+    """Return the blocks of an image: ``(side², y, x)``, a pixel of every block a band; an odd rim is cut."""
+    if is_lazy(image):
+        whole = {d: -(-max(image.chunksizes[d]) // side_px) * side_px for d in ("y", "x")}
+        image = image.chunk(whole)
+    image = image.drop_vars(list(image.coords))
+    ends = {d: image.sizes[d] // side_px * side_px for d in ("y", "x")}
+    phases = [
+        image.isel(y=slice(i, ends["y"], side_px), x=slice(j, ends["x"], side_px))
+        for i in range(side_px)
+        for j in range(side_px)
+    ]
+    return xr.concat(phases, "band")
+
+
+def filtered(image: Array, *, weights: Float64, mean: Float64) -> Float64:
+    """Correlate an image with one filter; the window begins ``(side − 1) // 2`` px above and left.
+
+    Parameters
+    ----------
+    image : (y, x) array, NaN = invalid, which counts as average; beyond its end the image is mirrored
+    weights, mean : (side, side) float64, the filter, and what is taken off each pixel of the window first
+
+    Returns
+    -------
+    (y, x) float64 array
+    """
+    side = len(weights)
+    up = (side - 1) // 2
+    filled = np.where(np.isfinite(image), image, mean.mean()).astype(np.float64)
+    padded = np.pad(filled, (up, side - 1 - up), mode="symmetric")
+    rows, columns = image.shape
+    total = np.full(image.shape, -float((weights * mean).sum()))
+    for i, j in np.ndindex(side, side):
+        total += weights[i, j] * padded[i : i + rows, j : j + columns]
+    return total
+
+
+def _feature(image: Array, *, weights: Float64, mean: Float64) -> Float32:
+    """Return a filtered image, NaN where the image is."""
+    return np.where(np.isfinite(image[0]), filtered(image[0], weights=weights, mean=mean), np.nan).astype(
+        np.float32
+    )
+
+
+def _scaled(image: Array, *, weights: Float64, mean: Float64, start: float, gated: bool) -> Float32:
+    """Return how far a pixel is along the way between the clusters: 1 halfway, NaN where the image is."""
+    along = np.maximum(filtered(image[0], weights=weights, mean=mean) - start, 0)
+    if gated:
+        along = along / (1 + along)
+    return _finished(np.where(np.isfinite(image[0]), along, np.nan))
+
+
+def _columns(*images: Array) -> Float64:
+    """Return the pixels that are finite in every image, ``(image, n)``."""
+    pixels = np.concatenate([image.reshape(1, -1) for image in images]).astype(np.float64)
+    return pixels[:, np.isfinite(pixels).all(axis=0)]
+
+
+def _side_by_side(a: Array, b: Array) -> Array:
+    """Join two sets of pixels."""
+    return np.concatenate([a, b], axis=1)
+
+
+def two_means(pixels: Float64, *, least_separation: float = 3.5) -> Float64:
+    """Split pixels into two clusters by k-means, from fixed starts.
+
+    Of the splits whose clusters stand apart, the tightest counts; where none does, the tightest of all.
+    Without the first rule a rare change is passed over for a cut through the middle of the many.
+
+    Parameters
+    ----------
+    pixels : (k + 1, n) float64, k features and last the difference, which only names the clusters
+    least_separation : see :func:`pca_kmeans`
+
+    Returns
+    -------
+    (2·k + 2,) float64: center of the cluster with the smaller mean difference, center of the other,
+    separation of these means in standard deviations of the first, share of the second; all 0 where the
+    pixels cannot be split
+    """
+    features, difference = pixels[:-1], pixels[-1]
+    best = np.zeros(2 * len(features) + 2)
+    least = (True, np.inf)
+    for quantiles in STARTS if features.size else ():
+        found = _lloyd(features, features[0] > np.quantile(features[0], quantiles).mean())
+        if found is None:
+            continue
+        high, spread = found
+        split = _described(features, difference, high)
+        rank = (not split[-2] > least_separation, spread)
+        if rank < least:
+            best, least = split, rank
+    return best
+
+
+def _described(features: Float64, difference: Float64, high: Array) -> Float64:
+    """Return two clusters as :func:`two_means` does."""
+    if difference[high].mean() < difference[~high].mean():
+        high = ~high
+    apart, sd = difference[high].mean() - difference[~high].mean(), difference[~high].std()
+    centers = [features[:, part].mean(axis=1) for part in (~high, high)]
+    separation = apart / max(sd, 1e-9 * apart) if apart > 0 else 0.0  # finite also without any noise
+    return np.concatenate([*centers, [separation, high.mean()]])
+
+
+def _lloyd(features: Float64, high: Array) -> tuple[Array, float] | None:
+    """Move two clusters until they settle; return the second one's pixels and the squared distances' sum."""
+    total, size = features.sum(axis=1), high.size
+    for _ in range(MAX_ITERATIONS):
+        n = int(high.sum())
+        if not 0 < n < size:
+            return None
+        above = features @ high.astype(np.float64)
+        a, b = (total - above) / (size - n), above / n
+        nearer = (b - a) @ features > (b - a) @ (a + b) / 2
+        settled, high = np.array_equal(nearer, high), nearer
+        if settled:
+            break
+    if not 0 < high.sum() < size:
+        return None
+    parts = (features[:, part] for part in (~high, high))
+    return high, sum(float(part.var(axis=1).sum() * part.shape[1]) for part in parts)
+
+
+def pca_kmeans(
+    before: xr.DataArray,
+    after: xr.DataArray,
+    *,
+    block_px: int = 4,
+    components: int = 3,
+    least_separation: float = 3.5,
+    threads: int = 1,
+) -> xr.DataArray:
+    """Two clusters of the neighborhoods of the difference (Celik 2009, doi:10.1109/LGRS.2009.2025059).
+
+    The difference's length is cut into blocks, whose principal components serve as filters at every pixel;
+    k-means splits the filtered pixels in two, and the cluster with the larger mean difference is change.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) or (y, x), NaN = invalid; a pixel counts where every band of both is finite
+    block_px : side of a block, and of the neighborhood, px; objects much smaller are lost
+    components : how many filters, at most block_px²
+    least_separation : distance of the clusters' mean differences, in standard deviations of the unchanged
+        one, that it takes to believe the split. k-means cuts any image in two: through white noise at 1 or
+        less, through one band's noise that is smooth over a block at 3.4
+    threads : threads for eager work
+
+    Returns
+    -------
+    (y, x) float32, ≥ 0: how far the pixel is from the center of the unchanged cluster towards the other,
+    1 = halfway. Attributes: ``suggested_threshold`` 1, above which are the method's own changed pixels;
+    ``separation`` of the clusters' mean differences in standard deviations of the unchanged one; ``gated``,
+    true where that is not above ``least_separation``: values x are then pressed together to x/(1 + x), below
+    1. Filters and clusters are found at once, the result is lazy where an image is
+
+    Raises
+    ------
+    SettingError
+        ``block_px`` is below 2, or ``components`` not between 1 and block_px².
+    DegenerateError
+        Fewer valid blocks than pixels in a block.
+    """
+    if block_px < 2 or not 1 <= components <= block_px**2:
+        raise SettingError(
+            f"block_px={block_px}, components={components}; wanted blocks of at least 2 px, and from 1 to "
+            "block_px² components"
+        )
+    lengths = Pixelwise(_difference_length)(before, after, threads=threads).drop_vars("band", errors="ignore")
+    axes = _principal((_blocks(lengths, block_px),), block_px**2)
+    shape = (-1, block_px, block_px)
+    filters, mean = axes.weights[:components].reshape(shape), axes.mean.reshape(shape)[0]
+    features = [
+        Windowed(partial(_feature, weights=weights, mean=mean), block_px)(lengths, threads=threads)
+        for weights in filters
+    ]
+    size = 2 * len(filters) + 2
+    cut = partial(two_means, least_separation=least_separation)
+    split = Reduction(_columns, _side_by_side, cut, dims=(("value", size),))
+    found = split(*(sampled(image) for image in (*features, lengths))).values
+    gated = not found[-2] > least_separation
+    result = _towards(lengths, (filters, mean), found, gated, threads)
+    facts = {"separation": float(found[-2]), "changed_share": float(found[-1]), "gated": gated}
+    return result.assign_attrs(suggested_threshold=1.0, **facts)
+
+
+def _towards(
+    lengths: xr.DataArray, axes: tuple[Float64, Float64], found: Float64, gated: bool, threads: int
+) -> xr.DataArray:
+    """Project the neighborhoods on the line between the clusters' centers: one filter says it all."""
+    filters, mean = axes
+    low, high = found[:-2].reshape(2, -1)
+    apart = float((high - low) @ (high - low))
+    along = 2 * (high - low) / apart if apart > 0 else np.zeros_like(low)
+    weights = np.tensordot(along, filters, 1) if len(filters) else np.zeros_like(mean)
+    kernel = partial(_scaled, weights=weights, mean=mean, start=float(along @ low), gated=gated)
+    return Windowed(kernel, len(mean))(lengths, threads=threads)
 
 
 def _with_bands(image: xr.DataArray) -> xr.DataArray:
