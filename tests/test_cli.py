@@ -278,6 +278,11 @@ def test_an_interrupt_is_130(monkeypatch):
     assert result.exit_code == 130 and "interrupted" in result.stderr and "Traceback" not in result.stderr
 
 
+def hear_interrupts():
+    """Let a child end on an interrupt whoever started the tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_real_interrupt_leaves_nothing(pair, tmp_path):
     slow = (
         "import sys, time, changedet.pipeline.bitemporal as b\n"
@@ -287,7 +292,9 @@ def test_a_real_interrupt_leaves_nothing(pair, tmp_path):
     )
     out = tmp_path / "out"
     command = [sys.executable, "-c", slow, "diff", *pair, "-o", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a shell starts background jobs deaf to interrupts, and its children inherit that
+    with subprocess.Popen(command, **pipes, preexec_fn=hear_interrupts) as run:
         assert run.stdout is not None and run.stdout.readline() == "waiting\n"
         assert out.exists()
         time.sleep(0.1)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from changedet.errors import DegenerateError
+from changedet.steps._kmeans import cluster, split
 from changedet.steps._robust import nan_median, rank
 
 Array = npt.NDArray[Any]
@@ -189,58 +190,13 @@ def fit_background(
     usable = np.isfinite(points).all(axis=1)
     points, members = points[usable], values[usable]
     count = int(np.clip(points.shape[0] // 30, 1, prototypes))
-    centers, labels = _cluster(points, count, np.random.default_rng(seed))
+    centers, labels = cluster(points, count, np.random.default_rng(seed))
     median, spread = _member_statistics(members, labels, centers.shape[0])
     apart = np.square(points - centers[labels]).sum(axis=1)
     radius2 = np.bincount(labels, apart, minlength=centers.shape[0]) / np.bincount(
         labels, minlength=centers.shape[0]
     ).clip(1)
     return Background(factors, centers, median, spread, radius2.astype(np.float32), weight, n_history)
-
-
-def _cluster(points: Array, count: int, rng: np.random.Generator, *, rounds: int = 12) -> tuple[Array, Array]:
-    """Group points by Lloyd's k-means; empty groups are dropped."""
-    centers = _start(points, count, rng)
-    labels = _nearest(points, centers)
-    for _ in range(rounds):
-        size = np.bincount(labels, minlength=centers.shape[0])
-        total = np.stack(
-            [
-                np.bincount(labels, weights=points[:, j], minlength=centers.shape[0])
-                for j in range(points.shape[1])
-            ],
-            axis=1,
-        )
-        centers = (total[size > 0] / size[size > 0, None]).astype(np.float32)
-        labels = _nearest(points, centers)
-    return centers, labels
-
-
-def _start(points: Array, count: int, rng: np.random.Generator) -> Array:
-    """Choose points far from one another, so that no class is left without a center (k-means++).
-
-    Arthur & Vassilvitskii 2007. Distances are cut at a multiple of their median: single odd pixels are no
-    class.
-    """
-    chosen = np.empty((count, points.shape[1]), np.float32)
-    chosen[0] = points[rng.integers(points.shape[0])]
-    far = np.full(points.shape[0], np.inf)
-    for i in range(1, count):
-        far = np.minimum(far, np.square(points - chosen[i - 1]).sum(axis=1))
-        chance = np.cumsum(np.minimum(far, 16 * np.median(far) + 1e-12))
-        chosen[i] = points[np.searchsorted(chance, rng.random() * chance[-1])]
-    return chosen
-
-
-def _nearest(points: Array, centers: Array) -> Array:
-    """Return the index of the nearest center of every point."""
-    half = 0.5 * np.einsum("ij,ij->i", centers, centers)
-    return np.concatenate([(half - part @ centers.T).argmin(axis=1) for part in _split(points)])
-
-
-def _split(points: Array, rows: int = 16384) -> list[Array]:
-    """Cut rows into pieces whose distance table fits the cache."""
-    return [points[i : i + rows] for i in range(0, points.shape[0], rows)]
 
 
 def _member_statistics(values: Array, labels: Array, count: int, *, least: int = 6) -> tuple[Array, Array]:
@@ -311,7 +267,7 @@ def _mixture(points: Array, model: Background, nearest: int) -> tuple[Array, Arr
     index = np.empty((points.shape[0], k), np.int32)
     d2 = np.empty((points.shape[0], k), np.float32)
     row = 0
-    for part in _split(points, 4096):
+    for part in split(points, 4096):
         table = square - 2 * (part @ centers.T)
         picked = (
             np.argpartition(table, k - 1, axis=1)[:, :k]

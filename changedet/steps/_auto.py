@@ -1,0 +1,327 @@
+"""The method ``auto``: what to compare with what, decided by the pair itself.
+
+Optical pairs: a pixel has changed where it became other than what pixels that looked like it became. Season,
+haze and light move whole classes of ground alike, so the class's own course is what is expected; it is
+learned both ways, and joined with the plain change vector in units of each band's noise. Radar pairs: the
+logarithm of the ratio of intensities, after averaging speckle. Both are then averaged over what a change
+covers at least, because single pixels are noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from changedet.blocks import Windowed, sampled
+from changedet.errors import DegenerateError
+from changedet.grid import Grid
+from changedet.scenes import is_sar
+from changedet.steps._kmeans import cluster, nearest, split
+from changedet.steps._lines import robust_line
+
+Array = npt.NDArray[Any]
+
+SAMPLE_PX = 40_000
+LEAST_PX = 600
+"""Pixels usable on both dates without which no class of ground can be learned."""
+
+AIR_BANDS = ("coastal", "nir09", "cirrus")
+"""Bands that see the air more than the ground; left out where others are there."""
+
+SUPPORT_M = 20.0
+"""Standard deviation of the averaging: changes of ground are some tens of metres wide."""
+
+SUPPORT_PX = (1.0, 2.0)
+RADAR_PX = 1.0
+SPECKLED = 0.15
+"""Local standard deviation over mean above which an image is speckled: optical ground is far smoother."""
+
+
+# ------------------------------------------------------------------------------------------------ optical
+
+
+@dataclass(frozen=True)
+class Course:
+    """What classes of pixels of one date became on the other.
+
+    Parameters
+    ----------
+    center, scale : (band,) location and spread of the first date
+    axes : (band, rank) leading directions of the standardized bands
+    centers : (class, rank) float32
+    median, spread : (class, band) of the other date
+    floor : (band,) spread below which no class is believed to be
+    """
+
+    center: Array
+    scale: Array
+    axes: Array
+    centers: Array
+    median: Array
+    spread: Array
+    floor: Array
+
+    def surprise(self, seen: Array, other: Array, *, mixed: int = 4) -> Array:
+        """Return how far pixels are from what their like became, in units of its spread, (n,) float32.
+
+        Parameters
+        ----------
+        seen, other : (n, band) values of the date that tells the class, and of the other one
+        mixed : nearest classes that are mixed
+        """
+        k = min(mixed, self.centers.shape[0])
+        square = np.einsum("ij,ij->i", self.centers, self.centers)
+        parts = []
+        for rows, target in zip(split(seen), split(other), strict=True):
+            points = self.points(rows)
+            table = square - 2 * (points @ self.centers.T)
+            index = np.argpartition(table, k - 1, axis=1)[:, :k]
+            far = np.square(points[:, None] - self.centers[index]).sum(axis=2)
+            weight = 1 / (far + np.float32(0.1))
+            weight /= weight.sum(axis=1, keepdims=True)
+            mean = np.einsum("nk,nkb->nb", weight, self.median[index])
+            square_mean = np.einsum("nk,nkb->nb", weight, (self.spread**2 + self.median**2)[index])
+            variance = np.maximum(square_mean - mean**2, 0) + self.floor**2
+            parts.append(np.sqrt((np.square(target - mean) / variance).sum(axis=1)))
+        return np.concatenate(parts).astype(np.float32)
+
+    def points(self, values: Array) -> Array:
+        """Return pixels (n, band) in the space of the classes, (n, rank) float32."""
+        z = np.clip((values - self.center) / self.scale, -6, 6)
+        return np.asarray(z @ self.axes, np.float32)
+
+
+def learn(seen: Array, other: Array, *, classes: int, rank: int = 6, seed: int = 0) -> Course:
+    """Learn what classes of pixels became.
+
+    Parameters
+    ----------
+    seen, other : (n, band) float64, finite: the date that tells the class, and the other one
+    classes : groups at most
+    rank : directions kept
+    seed : of the start of the grouping
+    """
+    low, middle, high = np.quantile(seen, [0.25, 0.5, 0.75], axis=0)
+    scale = np.maximum((high - low) / 1.349, 1e-6 * max(float(np.abs(middle).max()), 1e-6))
+    z = np.clip((seen - middle) / scale, -6, 6)
+    _, vectors = np.linalg.eigh(np.atleast_2d(np.cov(z, rowvar=False)))
+    axes = vectors[:, ::-1][:, :rank]
+    points = np.asarray(z @ axes, np.float32)
+    count = int(np.clip(seen.shape[0] // 100, 2, classes))
+    centers, labels = cluster(points, count, np.random.default_rng(seed))
+    kept, median, spread = [], [], []
+    for i in range(centers.shape[0]):
+        own = other[labels == i]
+        if own.shape[0] >= 10:
+            a, b, c = np.quantile(own, [0.16, 0.5, 0.84], axis=0)
+            kept.append(i)
+            median.append(b)
+            spread.append((c - a) / 2)
+    centers, middle_of, spread_of = centers[kept], np.array(median), np.array(spread)
+    residual = other - middle_of[nearest(points, centers)]
+    a, b = np.quantile(residual, [0.16, 0.84], axis=0)
+    floor = np.maximum(0.5 * (b - a) / 2, 1e-9)
+    return Course(middle, scale, axes, centers, middle_of, spread_of, floor)
+
+
+@dataclass(frozen=True)
+class PairModel:
+    """What was learned from a sample of a pair.
+
+    Parameters
+    ----------
+    bands : indexes of the bands used
+    gain, offset : (band,) that bring the second date to the radiometry of the first
+    forward, backward : what the first date's classes became, and what the second's were
+    shift, scale : (band,) median and robust standard deviation of the difference
+    typical : medians of surprise and of the change vector, which make the two comparable
+    vector_weight : weight of the change vector beside the surprise
+    """
+
+    bands: Array
+    gain: Array
+    offset: Array
+    forward: Course
+    backward: Course
+    shift: Array
+    scale: Array
+    typical: tuple[float, float] = (1.0, 1.0)
+    vector_weight: float = 0.5
+
+    def parts(self, before: Array, after: Array) -> tuple[Array, Array]:
+        """Return surprise and change vector of pixels (n, band), each (n,)."""
+        b = after * self.gain + self.offset
+        both = self.forward.surprise(before, b) + self.backward.surprise(b, before)
+        vector = np.sqrt(np.square((b - before - self.shift) / self.scale).sum(axis=1))
+        return both / self.typical[0], vector / self.typical[1]
+
+    def magnitude(self, before: Array, after: Array) -> npt.NDArray[np.float32]:
+        """Return how much pixels changed, (y, x) float32, about 1 where nothing did, of (band, y, x)."""
+        a, b = before[self.bands], after[self.bands]
+        valid = np.isfinite(a).all(axis=0) & np.isfinite(b).all(axis=0)
+        out = np.full(valid.shape, np.nan, np.float32)
+        if valid.any():
+            surprise, vector = self.parts(a[:, valid].T, b[:, valid].T)
+            out[valid] = (surprise + self.vector_weight * vector) / (1 + self.vector_weight)
+        return out
+
+
+def fit_pair(before: Array, after: Array, bands: Array, *, classes: int = 200, seed: int = 0) -> PairModel:
+    """Learn a pair from sampled pixels.
+
+    Parameters
+    ----------
+    before, after : (n, band) float64, finite, of the bands used
+    bands : their indexes in the images
+    classes, seed : see :func:`learn`
+
+    Raises
+    ------
+    DegenerateError
+        Too few pixels, or a date that is one constant.
+    """
+    if before.shape[0] < LEAST_PX:
+        raise DegenerateError(
+            f"{before.shape[0]} sampled pixels are usable on both dates; wanted {LEAST_PX} for auto; choose "
+            "another --method, or a larger area"
+        )
+    lines = [robust_line(after[:, j], before[:, j]) for j in range(before.shape[1])]
+    sane = [0.5 <= line.gain <= 2 and np.isfinite(line.offset) for line in lines]
+    gain = np.array([line.gain if ok else 1.0 for line, ok in zip(lines, sane, strict=True)])
+    offset = np.array([line.offset if ok else 0.0 for line, ok in zip(lines, sane, strict=True)])
+    b = after * gain + offset
+    difference = b - before
+    low, middle, high = np.quantile(difference, [0.25, 0.5, 0.75], axis=0)
+    scale = np.maximum((high - low) / 1.349, 1e-9)
+    forward = learn(before, b, classes=classes, seed=seed)
+    backward = learn(b, before, classes=classes, seed=seed)
+    model = PairModel(bands, gain, offset, forward, backward, middle, scale)
+    typical = [max(float(np.median(part)), 1e-9) for part in model.parts(before, after)]
+    return PairModel(bands, gain, offset, forward, backward, middle, scale, (typical[0], typical[1]))
+
+
+def smoothed(image: Array, sigma_px: float) -> npt.NDArray[np.float32]:
+    """Average over a Gaussian, gaps left out; gaps stay gaps."""
+    from scipy.ndimage import gaussian_filter
+
+    known = np.isfinite(image)
+    total = gaussian_filter(np.where(known, image, 0).astype(np.float32), sigma_px, truncate=3.0)
+    weight = gaussian_filter(known.astype(np.float32), sigma_px, truncate=3.0)
+    return np.where(known, total / np.maximum(weight, 1e-6), np.nan).astype(np.float32)
+
+
+def _optical_kernel(before: Array, after: Array, *, model: PairModel, sigma_px: float) -> Array:
+    """Magnitude of a block."""
+    return smoothed(model.magnitude(before, after), sigma_px)
+
+
+def _optical(before: xr.DataArray, after: xr.DataArray, *, seed: int, threads: int) -> xr.DataArray:
+    """Compare two optical images."""
+    names = [str(b) for b in before.coords["band"].values] if "band" in before.coords else []
+    used = np.array([i for i, name in enumerate(names) if name not in AIR_BANDS], int)
+    if not names or not used.size:
+        used = np.arange(before.sizes.get("band", 1))
+    a, b = (_pixels(image)[:, used] for image in (before, after))
+    valid = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    model = fit_pair(a[valid], b[valid], used, seed=seed)
+    sigma_px = float(np.clip(SUPPORT_M / Grid.of(before).gsd_m, *SUPPORT_PX))
+    kernel = partial(_optical_kernel, model=model, sigma_px=sigma_px)
+    made = Windowed(kernel, int(np.ceil(3 * sigma_px)) + 1)(before, after, threads=threads)
+    return made.assign_attrs(
+        chosen="analogues and change vector",
+        why=f"optical, {used.size} bands: each pixel against what its like became, both ways, and the change "
+        f"vector in units of each band's noise, averaged over {sigma_px:.3g} px",
+        gain=[round(float(g), 4) for g in model.gain],
+        suggested_threshold="robust",
+        suggested_k=3.5,
+    )
+
+
+def _pixels(image: xr.DataArray) -> Array:
+    """Return a regular sample of pixels, (n, band) float64."""
+    part = sampled(image, SAMPLE_PX)
+    part = part if "band" in part.dims else part.expand_dims("band")
+    values = part.transpose("y", "x", "band").values.astype(np.float64)
+    return np.asarray(values.reshape(-1, values.shape[-1]))
+
+
+# ------------------------------------------------------------------------------------------------ radar
+
+
+def speckle(image: Array) -> float:
+    """Return the typical standard deviation over mean in small windows of an image (y, x); NaN without any.
+
+    Speckle multiplies, so its share of the mean is the same everywhere and large; ground seen by light is
+    smooth over a few pixels.
+    """
+    from scipy.ndimage import uniform_filter
+
+    values = np.where(np.isfinite(image), image, 0).astype(np.float64)
+    mean = uniform_filter(values, 5)
+    sd = np.sqrt(np.maximum(uniform_filter(values**2, 5) - mean**2, 0))
+    bright = mean > max(float(np.quantile(mean, 0.3)), 1e-12)
+    return float(np.median(sd[bright] / mean[bright])) if bright.any() else float("nan")
+
+
+def _radar_kernel(before: Array, after: Array, *, floor: Array, sigma_px: float) -> Array:
+    """Mean over channels of the log ratio, dB, of intensities whose speckle was averaged before and after."""
+    total = np.zeros(before.shape[1:], np.float32)
+    for a, b, low in zip(before, after, floor, strict=True):
+        pair = [np.log(np.maximum(smoothed(band, sigma_px), 0) + np.float32(low)) for band in (a, b)]
+        total += pair[1] - pair[0]
+    return smoothed(total * np.float32(10 / np.log(10) / len(before)), sigma_px)
+
+
+def _radar(before: xr.DataArray, after: xr.DataArray, *, threads: int, why: str) -> xr.DataArray:
+    """Compare two radar images."""
+    values = np.concatenate([_pixels(before), _pixels(after)])
+    floor = np.array([_smallest(band) for band in values.T])
+    kernel = partial(_radar_kernel, floor=floor, sigma_px=RADAR_PX)
+    made = Windowed(kernel, 2 * int(np.ceil(3 * RADAR_PX)) + 1, unit="dB")(before, after, threads=threads)
+    return made.assign_attrs(
+        chosen="log ratio of averaged intensities",
+        why=f"{why}: speckle averaged over {RADAR_PX:g} px before and after the ratio",
+        suggested_threshold="otsu",
+        signed=True,
+    )
+
+
+def _smallest(values: Array) -> float:
+    """Return a small intensity that is added to both dates: nothing below it is measured."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return float(np.quantile(positive, 0.001)) if positive.size else 1.0
+
+
+def auto(before: xr.DataArray, after: xr.DataArray, *, seed: int = 0, threads: int = 1) -> xr.DataArray:
+    """Look at the pair, choose and combine.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) or (y, x), NaN = invalid
+    seed : of the grouping of pixels
+    threads : threads for eager work
+
+    Returns
+    -------
+    (y, x) float32 with attributes ``chosen``, ``why``, ``suggested_threshold`` and, for radar, ``signed``;
+    optical: about 1 where nothing changed; radar: dB, positive = brighter after
+
+    Raises
+    ------
+    DegenerateError
+        Too few pixels are usable on both dates.
+    """
+    if "band" in before.dims and "band" in before.coords and is_sar(before):
+        return _radar(before, after, threads=threads, why="SAR by its band names")
+    if before.sizes.get("band", 1) == 1:
+        step = sampled(before, 1_000_000)
+        rows, columns = min(before.sizes["y"], 1000), min(before.sizes["x"], 1000)
+        found = speckle(np.squeeze(before.isel(y=slice(0, rows), x=slice(0, columns)).values))
+        if step.size and found > SPECKLED:
+            return _radar(before, after, threads=threads, why=f"one band, speckled ({found:.2f} of the mean)")
+    return _optical(before, after, seed=seed, threads=threads)

@@ -1,0 +1,124 @@
+"""The method auto: what it chooses, and that what is everywhere is no change."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from affine import Affine
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import gaussian_filter
+
+from changedet.errors import DegenerateError
+from changedet.grid import Grid, attach
+from changedet.metrics import auc
+from changedet.steps import _auto
+
+BANDS = ("blue", "green", "red", "nir")
+COLORS = np.array([(0.05, 0.06, 0.04, 0.02), (0.03, 0.05, 0.03, 0.35), (0.10, 0.13, 0.17, 0.24)])
+NEXT = np.array([(0.07, 0.07, 0.05, 0.03), (0.09, 0.12, 0.15, 0.14), (0.09, 0.12, 0.15, 0.22)])
+ROOF = np.array((0.2, 0.2, 0.2, 0.2))
+SIZE = 120
+
+
+def labelled(values, gsd_m=10.0, bands=BANDS):
+    grid = Grid.make("EPSG:32652", Affine(gsd_m, 0, 600_000, 0, -gsd_m, 4_700_000), values.shape[-2:])
+    names = {"band": np.array(bands, dtype=object)}
+    return attach(values.astype(np.float32), grid, dims=("band", "y", "x"), coords=names)
+
+
+def pair(seed=0, built=True, gain=1.0):
+    """Water, plants and soil in two seasons; a few roofs after, if built."""
+    rng = np.random.default_rng(seed)
+    which = np.digitize(gaussian_filter(rng.standard_normal((SIZE, SIZE)), 8), [-0.02, 0.02])
+    truth = np.zeros((SIZE, SIZE), bool)
+    for r, c in ((20, 30), (60, 80), (95, 15)):
+        truth[r : r + 6, c : c + 7] = True
+    images = []
+    for colors in (COLORS, NEXT):
+        base = colors[which].transpose(2, 0, 1)
+        images.append(base * rng.normal(1, 0.06, base.shape) + rng.normal(0, 0.003, base.shape))
+    if built:
+        images[1][:, truth] = ROOF[:, None] * rng.normal(1, 0.03, (4, truth.sum()))
+    return labelled(images[0]), labelled(images[1] * gain), truth
+
+
+def test_what_is_built_stands_out_of_a_season():
+    before, after, truth = pair()
+    found = _auto.auto(before, after)
+    assert found.shape == (SIZE, SIZE) and found.dtype == np.float32
+    assert auc(found.values.ravel(), truth.ravel()) > 0.97
+    plain = np.sqrt(((after - before) ** 2).sum("band")).values
+    season = np.abs(NEXT - COLORS).sum(axis=1).argmax()  # plants wither: a change vector sees nothing else
+    assert season == 1 and auc(plain.ravel(), truth.ravel()) < auc(found.values.ravel(), truth.ravel())
+    level = np.median(found.values) + found.attrs["suggested_k"] * 1.4826 * np.median(
+        np.abs(found.values - np.median(found.values))
+    )
+    marked = found.values > level
+    assert (marked & truth).sum() > 0.8 * truth.sum() and (marked & ~truth).mean() < 0.05
+
+
+def test_the_light_of_a_scene_does_not_matter():
+    one, other = (_auto.auto(*pair(gain=gain)[:2]).values for gain in (1.0, 0.8))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.98
+
+
+def test_chunks_and_threads_do_not_matter():
+    before, after, _ = pair()
+    whole = _auto.auto(before, after)
+    lazy = _auto.auto(before.chunk({"y": 50, "x": 37}), after.chunk({"y": 50, "x": 37}))
+    assert lazy.chunks is not None
+    assert_allclose(lazy.values, whole.values, rtol=1e-4)
+    assert_allclose(_auto.auto(before, after, threads=2).values, whole.values, rtol=1e-4)
+
+
+def test_gaps_stay_gaps_and_inputs_are_left_alone():
+    before, after, _ = pair()
+    before.values[2, 40:50, 40:50] = np.nan
+    after.values[0, 0, 0] = np.inf
+    kept = before.copy(deep=True), after.copy(deep=True)
+    found = _auto.auto(before, after).values
+    gone = np.zeros(found.shape, bool)
+    gone[40:50, 40:50] = gone[0, 0] = True
+    assert_array_equal(np.isnan(found), gone)
+    xr.testing.assert_identical(before, kept[0])
+    xr.testing.assert_identical(after, kept[1])
+
+
+def test_bands_of_the_air_are_left_out():
+    before, after, _ = pair()
+    air = np.random.default_rng(1).random((1, SIZE, SIZE))
+    names = (*BANDS, "cirrus")
+    more = [labelled(np.concatenate([i.values, k * air]), bands=names) for i, k in ((before, 1), (after, 5))]
+    assert_allclose(_auto.auto(*more).values, _auto.auto(before, after).values, rtol=1e-5)
+
+
+def radar(seed=0, looks=4):
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((SIZE, SIZE), bool)
+    truth[50:70, 40:65] = True
+    power = 0.05 * np.exp(gaussian_filter(rng.standard_normal((SIZE, SIZE)), 6) * 4)
+    before, after = (power * rng.gamma(looks, 1 / looks, power.shape) for _ in range(2))
+    after[truth] *= 6
+    return before, after, truth
+
+
+@pytest.mark.parametrize("name", ["vv", "1"])
+def test_speckle_is_known_by_name_and_by_look(name):
+    before, after, truth = radar()
+    found = _auto.auto(*(labelled(i[None], bands=(name,)) for i in (before, after)))
+    assert found.attrs["signed"] is True and found.attrs["units"] == "dB"
+    assert "ratio" in found.attrs["chosen"] and ("speckled" in found.attrs["why"]) == (name == "1")
+    assert auc(found.values.ravel(), truth.ravel()) > 0.99
+    assert np.median(found.values[truth]) == pytest.approx(10 * np.log10(6), abs=1)  # brighter after
+
+
+def test_one_smooth_band_is_no_radar():
+    before, after, truth = pair()
+    found = _auto.auto(before.isel(band=[1]), after.isel(band=[1]))
+    assert "signed" not in found.attrs and auc(found.values.ravel(), truth.ravel()) > 0.9
+
+
+def test_too_few_pixels_are_refused():
+    before, after, _ = pair()
+    small = {"y": slice(0, 10), "x": slice(0, 10)}
+    with pytest.raises(DegenerateError, match="100 sampled pixels"):
+        _auto.auto(before.isel(small), after.isel(small))
