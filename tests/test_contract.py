@@ -22,7 +22,9 @@ from changedet.steps import threshold as threshold_step
 GRID = Grid.make("EPSG:32652", Affine(10, 0, 500_000, 0, -10, 4_800_000), (6, 8))
 PAIRS = arrays(np.float64, (2, 2, *GRID.shape), elements=st.floats(1e-3, 1e3) | st.just(np.nan))
 CHUNKS = st.fixed_dictionaries({"y": st.integers(1, 6), "x": st.integers(1, 8), "band": st.integers(1, 2)})
-VARIANTS = [(name, {}) for name in difference_step.METHODS] + [
+PLAIN = [name for name, method in difference_step.METHODS.items() if method.layers == ("magnitude",)]
+STATISTICAL = [name for name in difference_step.METHODS if name not in PLAIN]
+VARIANTS = [(name, {}) for name in PLAIN] + [
     ("cva", {"standardize": True}),
     ("rcva", {"radius_px": 2, "combine": "min"}),
 ]
@@ -57,6 +59,41 @@ def test_difference(method, params, pair, chunks):
         xr.testing.assert_identical(image, kept)
     assert Grid.of(lazy).difference_from(GRID) is None and set(lazy.coords) == {"y", "x", "spatial_ref"}
     assert eager.attrs["sensor"] == "sentinel-2" and eager.attrs["note"] == ["kept"]
+
+
+@pytest.mark.parametrize("method", STATISTICAL)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 99), y=st.integers(3, 12), x=st.integers(3, 16))
+def test_statistical_difference(method, seed, y, x):
+    """Numbers about the whole image are found at once and merged, so chunks may differ in the last digits."""
+    rng = np.random.default_rng(seed)
+    grid = Grid.make(GRID.crs, GRID.transform, (12, 16))
+    pair = rng.normal(size=(2, 2, *grid.shape)) + rng.normal(size=(2, *grid.shape))
+    pair[0, 1, :2, :3] = np.nan
+    pair.setflags(write=False)
+    before, after = (
+        attach(v, grid, dims=("band", "y", "x"), coords={"band": ["red", "nir"]}).assign_attrs(sensor="s2")
+        for v in pair
+    )
+    inputs = copy.deepcopy((before, after))
+    eager = difference_step.difference(before, after, method)
+    with dask.config.set(scheduler="sync"):
+        lazy, again = (
+            difference_step.difference(before.chunk(y=y, x=x), after.chunk(y=y, x=x), method)
+            for _ in range(2)
+        )
+    assert tuple(eager) == tuple(lazy) == difference_step.METHODS[method].layers
+    for name in eager:
+        assert lazy[name].chunks is not None and lazy[name].data.name == again[name].data.name
+        assert lazy[name].dtype == eager[name].dtype == np.float32
+        np.testing.assert_allclose(lazy[name].compute(scheduler="sync"), eager[name], rtol=1e-5, atol=1e-6)
+        assert Grid.of(lazy[name]).difference_from(grid) is None and eager[name].attrs["sensor"] == "s2"
+        assert set(lazy[name].coords) - {"band"} == {"y", "x", "spatial_ref"}
+        assert eager[name].attrs["units"] == "1"
+        assert np.isnan(eager[name].values).sum() == 6 * eager[name].sizes.get("band", 1)
+    assert eager.magnitude.attrs["method"] == method and eager.magnitude.attrs["signed"] is False
+    for image, kept in zip((before, after), inputs, strict=True):
+        xr.testing.assert_identical(image, kept)
 
 
 @pytest.mark.parametrize("method", difference_step.METHODS)

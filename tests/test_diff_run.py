@@ -15,6 +15,7 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
+from scipy.stats import chi2
 
 from changedet.errors import (
     BandError,
@@ -270,6 +271,51 @@ def test_methods_that_give_more_are_written_whole(pair, tmp_path, monkeypatch):
     with rasterio.open(tmp_path / "out" / "components.tif") as dataset:
         assert dataset.descriptions == ("c1", "c2", "c3", "c4")
     assert result.record["not_computed"] == {}
+
+
+@pytest.mark.parametrize("method", ["mad", "irmad", "sfa", "isfa"])
+def test_statistical_methods_write_p_values_and_components(method, pair, tmp_path, monkeypatch):
+    pair = (scene(tmp_path / "gap.tif", gap=(slice(0, 40), slice(0, 30))), pair[1])
+    plan = Plan().with_values({"diff.method": method, "diff.threshold": "fdr"})
+    if method in ("irmad", "isfa"):
+        plan = plan.with_set([f"difference.{method}.max_iterations=8"])
+    whole = diff(*pair, tmp_path / "out", plan)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["not_computed"] == {} and set(record["files"]) == set(everything(tmp_path / "out"))
+    assert record["statistics"]["dof"] == 4 and record["statistics"]["ridge"] == 0
+    settled = record["statistics"]["converged"] is True
+    assert settled != any("did not settle" in words for words in record["warnings"])
+    with rasterio.open(tmp_path / "out" / "components.tif") as dataset:
+        assert dataset.descriptions == tuple(f"{method.lstrip('ir')}{i}" for i in (1, 2, 3, 4))
+        assert np.isnan(dataset.read()[:, :40, :30]).all()
+    magnitude, p_value = (band(tmp_path / "out" / f"{n}.tif") for n in ("magnitude", "p_value"))
+    inside = np.isfinite(p_value)
+    np.testing.assert_allclose(
+        p_value[inside], chi2.sf(magnitude[inside].astype(float) ** 2, 4), rtol=1e-3, atol=1e-30
+    )
+    # the level of the false discovery rate is one of p-values, given as a magnitude
+    level = whole.comparison.threshold
+    assert (inside & (magnitude > level)).sum() == record["threshold"]["rejected"] > 90
+    monkeypatch.setattr(bitemporal, "LAZY_BYTES", 0)
+    monkeypatch.setattr(bitemporal, "CHUNK_PX", 48)
+    blocks = diff(*pair, tmp_path / "blocks", plan)
+    assert blocks.record["counts"] == whole.record["counts"]
+    for name in ("magnitude", "p_value", "components"):
+        np.testing.assert_allclose(
+            band(tmp_path / "blocks" / f"{name}.tif"),
+            band(tmp_path / "out" / f"{name}.tif"),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+def test_what_a_method_warns_of_is_recorded(pair, tmp_path):
+    flat = scene(tmp_path / "flat.tif")
+    with rasterio.open(flat, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.write(np.full(UTM.shape, 0.2, np.float32), 2)
+    result = diff(flat, pair[1], tmp_path / "out", Plan().with_values({"diff.method": "mad"}))
+    assert any("left out: green" in w for w in result.record["warnings"])
+    assert result.record["statistics"]["dropped_bands"] == ["green"]
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -73,6 +73,7 @@ class Comparison:
     labels : (y, x) uint32, number of the object, 0 = none
     objects : one row an object
     min_area_m2 : smaller ones were dropped
+    facts : what the method says about itself: how it converged, which bands it left out
     """
 
     layers: dict[str, xr.DataArray]
@@ -81,6 +82,7 @@ class Comparison:
     labels: xr.DataArray | None = None
     objects: gpd.GeoDataFrame | None = None
     min_area_m2: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def magnitude(self) -> xr.DataArray:
@@ -213,12 +215,12 @@ def compare(
         return _reported(clock, progress, name)
 
     with stage("difference"):
-        layers = _difference(before, after, plan)
+        layers, facts = _difference(before, after, plan)
     if not objects:
-        return Comparison(layers)
+        return Comparison(layers, facts=facts)
     magnitude = layers["magnitude"]
     with stage("threshold"):
-        level, info = _level(magnitude, plan)
+        level, info = _level(magnitude, facts.get("dof"), plan)
     area = plan.min_area_m2
     if area is None:
         area = MIN_OBJECT_PX * Grid.of(magnitude).gsd_m ** 2
@@ -230,7 +232,7 @@ def compare(
             min_area_m2=area,
             **plan.keywords(segment.segment),
         )
-    return Comparison(layers, level, info, labels, table.rename(columns=COLUMNS), area)
+    return Comparison(layers, level, info, labels, table.rename(columns=COLUMNS), area, facts)
 
 
 @contextmanager
@@ -277,25 +279,27 @@ def _pair_bytes(scene: Scene | xr.DataArray, shape: tuple[int, int]) -> int:
     return 2 * 4 * bands * shape[0] * shape[1]
 
 
-def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> dict[str, xr.DataArray]:
-    """Run the method; what it gives is held in memory, what it read is not."""
+def _difference(
+    before: xr.DataArray, after: xr.DataArray, plan: Plan
+) -> tuple[dict[str, xr.DataArray], dict[str, Any]]:
+    """Run the method; what it gives is held in memory, what it read is not. Return layers and facts."""
     name = plan.section("diff")["method"]
     name = difference.suggest(before) if name == "auto" else name
     known = name in STEPS["difference"].methods  # else the step says what it knows
     params = plan.section(f"difference.{name}") if known else {}
-    workers = plan.section("compute")["workers"]
-    made: Any = difference.difference(
-        before, after, name, **params, **({"threads": workers} if workers else {})
-    )
+    threads = _threads(before, plan)
+    workers = plan.section("compute")["workers"] if before.chunks is None else threads
+    made = difference.difference(before, after, name, **params, **({"threads": workers} if workers else {}))
     if isinstance(made, xr.DataArray):
-        made = {"magnitude": made}
-    layers = {str(key): _computed(made[key], _threads(before, plan)) for key in made}
+        made = xr.Dataset({"magnitude": made})
+    made = _computed(made, threads)
+    layers = {str(key): made[key] for key in made}
     if not np.isfinite(layers["magnitude"].values).any():
         raise InputError(
             "no pixel is usable in both images; wanted areas that overlap and are not masked; check nodata "
             "and masks with `changedet info`"
         )
-    return layers
+    return layers, {str(key): value for key, value in made.attrs.items()}
 
 
 def _threads(image: xr.DataArray, plan: Plan) -> int:
@@ -306,18 +310,22 @@ def _threads(image: xr.DataArray, plan: Plan) -> int:
     return max(min(compute["workers"] or os.cpu_count() or 1, memory // block), 1)
 
 
-def _computed(image: xr.DataArray, threads: int) -> xr.DataArray:
-    """Return an image in memory."""
-    if image.chunks is None:
-        return image
+def _computed(made: xr.Dataset, threads: int) -> xr.Dataset:
+    """Return layers in memory, computed together so that each block is read once."""
+    lazy = [image for image in made.values() if image.chunks is not None]
+    if not lazy:
+        return made
     if "distributed" in sys.modules:  # there may be a cluster, which has workers of its own
-        return image.compute()
+        return made.compute()
     # asked for a scheduler by name or for none, dask imports all of distributed to look for a cluster
-    return image.compute(scheduler=image.data.__dask_scheduler__, num_workers=threads)
+    return made.compute(scheduler=lazy[0].data.__dask_scheduler__, num_workers=threads)
 
 
-def _level(magnitude: xr.DataArray, plan: Plan) -> tuple[float | None, dict[str, Any]]:
-    """Find the threshold; numbers that determine none mean that nothing changed."""
+def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[float | None, dict[str, Any]]:
+    """Find the threshold; numbers that determine none mean that nothing changed.
+
+    Magnitudes with degrees of freedom are roots of a chi-square statistic, to which chi2 and fdr apply.
+    """
     name = plan.section("diff")["threshold"]
     method = "robust" if name == "auto" else name
     params: dict[str, Any] = {}
@@ -325,8 +333,13 @@ def _level(magnitude: xr.DataArray, plan: Plan) -> tuple[float | None, dict[str,
         params = plan.section(f"threshold.{method}")
         if method in threshold.METHODS:
             params = {**plan.keywords(threshold.threshold), **params}
+    squared = dof is not None and method in threshold.STATISTICS
     try:
-        level, info = threshold.threshold(magnitude, method, **params)
+        image = (magnitude**2).assign_attrs(dof=dof) if squared else magnitude
+        level, info = threshold.threshold(image, method, **params)
+        if squared:
+            level = float(np.sqrt(level))
+            info["threshold"] = level
     except DegenerateError as error:
         return None, {"method": str(method), "threshold": None, "why": f"no threshold: {error}"}
     return level, info
@@ -434,6 +447,7 @@ def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any
         "grid": grid_record(Grid.of(magnitude)),
         "method": magnitude.attrs["method"],
         "units": magnitude.attrs.get("units"),
+        "statistics": found.facts,
         "threshold": found.info,
         "min_area_m2": found.min_area_m2,
         "self_tests": [],
@@ -460,7 +474,7 @@ def _scene_record(scene: Scene) -> dict[str, Any]:
 
 def _warnings(found: Comparison, scenes: list[Scene]) -> list[str]:
     """Say what a reader must know before trusting the result."""
-    out = []
+    out = [str(words) for words in found.facts.get("warnings", ())]
     if found.threshold is None and "why" in found.info:
         out.append(f"{found.info['why']}: nothing is marked as changed")
     if found.info.get("credible") is False:

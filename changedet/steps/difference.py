@@ -1,7 +1,8 @@
 """Differences of two images: a table of methods and one labelled function.
 
-A positive difference means brighter after. Every method returns one image, named ``magnitude``: unsigned (how
-much changed) or signed (attribute ``signed``), whose absolute value then is how much changed.
+A positive difference means brighter after. Every method returns an image named ``magnitude``: unsigned (how
+much changed) or signed (attribute ``signed``), whose absolute value then is how much changed. The statistical
+methods return a Dataset that also holds the p-values of no change and the components.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from changedet.steps._difference import (
     robust_change_vector,
     spectral_angle,
 )
+from changedet.steps._mad import irmad, mad
+from changedet.steps._sfa import isfa, sfa
 
 OPTICAL_OFFSET = 0.02
 """Reflectance added before a logarithm: about that of water, where the plain ratio is mostly noise."""
@@ -130,23 +133,27 @@ class Method:
 
     Parameters
     ----------
-    run : ``(before, after, **params)`` of aligned DataArrays → ``(y, x)`` DataArray
+    run : ``(before, after, **params)`` of aligned DataArrays → ``(y, x)`` DataArray, or Dataset of ``layers``
     signed : True where negative values mean darker after
+    layers : what the method gives
     """
 
-    run: Callable[..., xr.DataArray]
+    run: Callable[..., xr.DataArray | xr.Dataset]
     signed: bool = False
+    layers: tuple[str, ...] = ("magnitude",)
 
     @property
     def kernel(self) -> Callable[..., Any]:
         """Whose signature declares the tuning values."""
         return getattr(self.run, "kernel", self.run)
 
-    def __call__(self, before: xr.DataArray, after: xr.DataArray, **params: Any) -> xr.DataArray:
+    def __call__(self, before: xr.DataArray, after: xr.DataArray, **params: Any) -> xr.DataArray | xr.Dataset:
         """Run the method on images that are on one grid and have the same bands."""
         check_parameters(self, params)
         return self.run(before, after, **params)
 
+
+_LAYERS = ("magnitude", "p_value", "components")
 
 METHODS: Mapping[str, Method] = {
     "absdiff": Method(Pixelwise(absolute_difference)),
@@ -155,11 +162,20 @@ METHODS: Mapping[str, Method] = {
     "ratio": Method(Pixelwise(normalized_ratio), signed=True),
     "rcva": Method(Windowed(robust_change_vector, halo_px="radius_px")),
     "sam": Method(Pixelwise(spectral_angle, unit="rad")),
+    "mad": Method(mad, layers=_LAYERS),
+    "irmad": Method(irmad, layers=_LAYERS),
+    "sfa": Method(sfa, layers=_LAYERS),
+    "isfa": Method(isfa, layers=_LAYERS),
 }
 
 
-def difference(before: xr.DataArray, after: xr.DataArray, method: str = "cva", **params: Any) -> xr.DataArray:
+def difference(
+    before: xr.DataArray, after: xr.DataArray, method: str = "cva", **params: Any
+) -> xr.DataArray | xr.Dataset:
     """How much, and where the method has a sign which way, each pixel changed; lazy if an input is.
+
+    mad, irmad, sfa and isfa need numbers about the whole image: they compute these at once, in passes over
+    the chunks of a lazy image, and leave the layers lazy.
 
     Parameters
     ----------
@@ -170,7 +186,9 @@ def difference(before: xr.DataArray, after: xr.DataArray, method: str = "cva", *
     Returns
     -------
     DataArray ``(y, x)`` float32 named ``magnitude``, NaN where either image is not usable in every band,
-    with attributes ``method``, ``signed`` and ``units``
+    with attributes ``method``, ``signed`` and ``units``; of mad, irmad, sfa and isfa a Dataset with
+    ``magnitude`` (√Z), ``p_value`` (y, x) of no change and ``components`` (band, y, x), see
+    :func:`changedet.steps._mad.mad`
 
     Raises
     ------
@@ -182,14 +200,20 @@ def difference(before: xr.DataArray, after: xr.DataArray, method: str = "cva", *
         The images are not on one grid.
     BandError
         The images do not have the same bands.
+    DegenerateError
+        mad, irmad, sfa, isfa: too few usable pixels, or bands that determine nothing.
     """
     if method == "auto":
         method = suggest(before)
     if method not in METHODS:
         raise UnknownMethodError("difference", method, [*METHODS, "auto"])
     chosen = METHODS[method]
-    result = chosen(before, matched(before, after), **params).rename("magnitude")
-    return result.assign_attrs(method=method, signed=chosen.signed)
+    result = chosen(before, matched(before, after), **params)
+    facts = {"method": method, "signed": chosen.signed}
+    if isinstance(result, xr.Dataset):
+        result["magnitude"].attrs |= facts
+        return result
+    return result.rename("magnitude").assign_attrs(facts)
 
 
 def suggest(image: xr.DataArray) -> str:
