@@ -58,7 +58,7 @@ def test_what_is_built_stands_out_of_a_season():
 
 def test_the_light_of_a_scene_does_not_matter():
     one, other = (_auto.auto(*pair(gain=gain)[:2]).values for gain in (1.0, 0.8))
-    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.98
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.95
 
 
 def test_chunks_and_threads_do_not_matter():
