@@ -121,7 +121,9 @@ def moments(
 def _piece(pair: list[Array], weighting: Axes | None, previous: Axes | None) -> Moments:
     """Return the moments of ``(band, n)`` pixels of both dates."""
     pixels = np.concatenate(pair, dtype=np.float64)
-    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
+    usable = np.isfinite(pixels).all(axis=0)
+    if not usable.all():
+        pixels = pixels[:, usable]
     weights, earlier = (
         np.ones(pixels.shape[1]) if axes is None else axes.no_change(pixels) for axes in (weighting, previous)
     )
@@ -266,7 +268,8 @@ class Axes:
     def no_change(self, pixels: Float64) -> Float64:
         """Return the p-values of no change of ``(2·band, n)`` pixels."""
         scaled = self.coefficients / np.sqrt(self.variance)[:, None]
-        components = scaled @ (pixels - self.center[:, None])
+        components = scaled @ pixels
+        components -= (scaled @ self.center)[:, None]
         return chi_square_sf(np.einsum("ij,ij->j", components, components), self.dof)
 
 
