@@ -15,6 +15,7 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
+from scipy.ndimage import binary_dilation
 from scipy.stats import chi2
 
 from changedet.errors import (
@@ -130,7 +131,7 @@ def test_run_json_holds_what_the_contract_lists(pair, tmp_path):
 
 
 def test_its_plan_fed_back_gives_the_same(pair, tmp_path):
-    plan = Plan().with_set(["diff.threshold=otsu", "difference.standardize=true", "run.min_area_m2=4900"])
+    plan = Plan().with_set(["diff.threshold=otsu", "difference.cva.standardize=true", "run.min_area_m2=4900"])
     first = diff(*pair, tmp_path / "one", plan)
     again = Plan.from_toml(tmp_path / "one" / "run.json")
     assert again == plan
@@ -142,7 +143,23 @@ def test_its_plan_fed_back_gives_the_same(pair, tmp_path):
         assert not one.exists() or one.read_bytes() == two.read_bytes(), name
 
 
-@pytest.mark.parametrize("method", [*METHODS, "auto"])
+AROUND = ("ssim", "pca-kmeans", "auto")
+"""Methods that look at the surroundings: what they mark reaches beyond what changed."""
+
+
+@pytest.mark.parametrize("method", AROUND)
+def test_methods_that_look_around_find_the_blocks(method, pair, tmp_path):
+    diff(*pair, tmp_path / "out", Plan().with_values({"diff.method": method}))
+    wanted = np.zeros(UTM.shape, bool)
+    for r, c, h, w in BLOCKS:
+        wanted[r : r + h, c : c + w] = True
+    found = band(tmp_path / "out" / "change.tif") == 1
+    assert (found & wanted).sum() > 0.9 * wanted.sum()
+    near = binary_dilation(wanted, iterations=8)
+    assert (found & ~near).mean() < 0.002
+
+
+@pytest.mark.parametrize("method", [None, *(n for n in METHODS if n not in AROUND)])
 def test_every_method_finds_the_blocks(method, pair, tmp_path):
     if method == "sam":
         pair = (pair[0], scene(tmp_path / "tilted.tif", seed=2))

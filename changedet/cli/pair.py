@@ -21,8 +21,8 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="absdiff, ratio, logratio, cva, rcva, sam … or auto: logratio for SAR, cva for several bands, "
-        "else absdiff [auto].",
+        help="absdiff, ratio, logratio, cva, rcva, sam, pca, mad, irmad, sfa, isfa, pca-kmeans, ssim, "
+        "omnibus, or auto, which looks at the pair [logratio for SAR, cva for several bands, else absdiff].",
     ),
 ]
 Threshold = Annotated[
@@ -30,8 +30,8 @@ Threshold = Annotated[
     typer.Option(
         "--threshold",
         metavar="NAME|NUMBER",
-        help="otsu, kapur, kittler, triangle, robust, chi2, fdr, hysteresis, a number, or auto: "
-        "robust [auto].",
+        help="otsu, kapur, kittler, triangle, robust, chi2, fdr, hysteresis, a number, or auto: what suits "
+        "the method [auto].",
     ),
 ]
 

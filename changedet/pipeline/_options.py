@@ -118,5 +118,5 @@ class DiffOptions:
     threshold : a method, or the level itself
     """
 
-    method: str = "auto"
+    method: str | None = None
     threshold: str | float = "auto"

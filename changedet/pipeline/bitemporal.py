@@ -283,8 +283,7 @@ def _difference(
     before: xr.DataArray, after: xr.DataArray, plan: Plan
 ) -> tuple[dict[str, xr.DataArray], dict[str, Any]]:
     """Run the method; what it gives is held in memory, what it read is not. Return layers and facts."""
-    name = plan.section("diff")["method"]
-    name = difference.suggest(before) if name == "auto" else name
+    name = plan.section("diff")["method"] or difference.suggest(before)
     known = name in STEPS["difference"].methods  # else the step says what it knows
     params = plan.section(f"difference.{name}") if known else {}
     threads = _threads(before, plan)
@@ -326,11 +325,14 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
 
     Magnitudes with degrees of freedom are roots of a chi-square statistic, to which chi2 and fdr apply.
     """
-    name = plan.section("diff")["threshold"]
-    method = "robust" if name == "auto" else name
+    method = plan.section("diff")["threshold"]
+    asked: dict[str, Any] = {}
+    if method == "auto":  # a method may know what level suits it
+        method = magnitude.attrs.get("suggested_threshold", "robust")
+        asked = {"k": magnitude.attrs["suggested_k"]} if "suggested_k" in magnitude.attrs else {}
     params: dict[str, Any] = {}
     if method in STEPS["threshold"].methods:
-        params = plan.section(f"threshold.{method}")
+        params = {**plan.section(f"threshold.{method}"), **asked}
         if method in threshold.METHODS:
             params = {**plan.keywords(threshold.threshold), **params}
     squared = dof is not None and method in threshold.STATISTICS
@@ -446,6 +448,7 @@ def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any
         "scenes": [_scene_record(s) for s in scenes],
         "grid": grid_record(Grid.of(magnitude)),
         "method": magnitude.attrs["method"],
+        "chosen": {k: magnitude.attrs[k] for k in ("chosen", "why", "gain") if k in magnitude.attrs},
         "units": magnitude.attrs.get("units"),
         "statistics": found.facts,
         "threshold": found.info,

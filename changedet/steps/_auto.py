@@ -167,6 +167,8 @@ class PairModel:
         out = np.full(valid.shape, np.nan, np.float32)
         if valid.any():
             surprise, vector = self.parts(a[:, valid].T, b[:, valid].T)
+            # what stayed as it was has not changed, though its like did
+            surprise *= np.minimum(vector, 1)
             out[valid] = (surprise + self.vector_weight * vector) / (1 + self.vector_weight)
         return out
 
@@ -319,9 +321,8 @@ def auto(before: xr.DataArray, after: xr.DataArray, *, seed: int = 0, threads: i
     if "band" in before.dims and "band" in before.coords and is_sar(before):
         return _radar(before, after, threads=threads, why="SAR by its band names")
     if before.sizes.get("band", 1) == 1:
-        step = sampled(before, 1_000_000)
-        rows, columns = min(before.sizes["y"], 1000), min(before.sizes["x"], 1000)
-        found = speckle(np.squeeze(before.isel(y=slice(0, rows), x=slice(0, columns)).values))
-        if step.size and found > SPECKLED:
+        corner = before.isel(y=slice(0, 1000), x=slice(0, 1000)).values
+        found = speckle(corner.reshape(corner.shape[-2:]))
+        if found > SPECKLED:
             return _radar(before, after, threads=threads, why=f"one band, speckled ({found:.2f} of the mean)")
     return _optical(before, after, seed=seed, threads=threads)

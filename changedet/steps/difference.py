@@ -15,10 +15,11 @@ import numpy as np
 import xarray as xr
 
 from changedet.blocks import Pixelwise, Reduction, Windowed, check_parameters, sampled
-from changedet.errors import BandError, GridError, UnknownMethodError
+from changedet.errors import BandError, DegenerateError, GridError, UnknownMethodError
 from changedet.grid import Grid
 from changedet.scenes import is_sar
 from changedet.sensors import OPTICAL_BANDS
+from changedet.steps._auto import auto
 from changedet.steps._difference import (
     Array,
     absolute_difference,
@@ -29,7 +30,10 @@ from changedet.steps._difference import (
     spectral_angle,
 )
 from changedet.steps._mad import irmad, mad
+from changedet.steps._omnibus import omnibus
+from changedet.steps._pca import pca, pca_kmeans
 from changedet.steps._sfa import isfa, sfa
+from changedet.steps._structure import ssim
 
 OPTICAL_OFFSET = 0.02
 """Reflectance added before a logarithm: about that of water, where the plain ratio is mostly noise."""
@@ -153,6 +157,22 @@ class Method:
         return self.run(before, after, **params)
 
 
+def _auto(before: xr.DataArray, after: xr.DataArray, *, threads: int = 1) -> xr.DataArray:
+    """See :func:`changedet.steps._auto.auto`; a pair too small to learn from is compared plainly.
+
+    Parameters
+    ----------
+    before, after : (band, y, x), NaN = invalid
+    threads : threads for eager work
+    """
+    try:
+        return auto(before, after, threads=threads)
+    except DegenerateError as error:
+        name = suggest(before)
+        plain: xr.DataArray = METHODS[name](before, after, threads=threads)  # type: ignore[assignment]
+        return plain.assign_attrs(chosen=name, why=str(error).partition(";")[0])
+
+
 _LAYERS = ("magnitude", "p_value", "components")
 
 METHODS: Mapping[str, Method] = {
@@ -166,6 +186,11 @@ METHODS: Mapping[str, Method] = {
     "irmad": Method(irmad, layers=_LAYERS),
     "sfa": Method(sfa, layers=_LAYERS),
     "isfa": Method(isfa, layers=_LAYERS),
+    "pca": Method(pca, layers=_LAYERS),
+    "pca-kmeans": Method(pca_kmeans),
+    "ssim": Method(ssim),
+    "omnibus": Method(omnibus, layers=_LAYERS[:2]),
+    "auto": Method(_auto),
 }
 
 
@@ -180,7 +205,7 @@ def difference(
     Parameters
     ----------
     before, after : (band, y, x) or (y, x), on one grid, the same bands; NaN = invalid
-    method : one of :data:`METHODS`, or ``"auto"``: logratio for SAR, cva for several bands, else absdiff
+    method : one of :data:`METHODS`
     params : tuning values of the method, and ``threads`` for eager work
 
     Returns
@@ -203,21 +228,19 @@ def difference(
     DegenerateError
         mad, irmad, sfa, isfa: too few usable pixels, or bands that determine nothing.
     """
-    if method == "auto":
-        method = suggest(before)
     if method not in METHODS:
-        raise UnknownMethodError("difference", method, [*METHODS, "auto"])
+        raise UnknownMethodError("difference", method, list(METHODS))
     chosen = METHODS[method]
     result = chosen(before, matched(before, after), **params)
-    facts = {"method": method, "signed": chosen.signed}
     if isinstance(result, xr.Dataset):
-        result["magnitude"].attrs |= facts
+        result["magnitude"].attrs |= {"method": method, "signed": chosen.signed}
         return result
-    return result.rename("magnitude").assign_attrs(facts)
+    signed = bool(result.attrs.get("signed", chosen.signed))
+    return result.rename("magnitude").assign_attrs(method=method, signed=signed)
 
 
 def suggest(image: xr.DataArray) -> str:
-    """Return the method that ``"auto"`` stands for."""
+    """Return the plain method for a kind of image: logratio for SAR, cva for several bands, else absdiff."""
     names = _band_names(image)
     if names and is_sar(image):
         return "logratio"
