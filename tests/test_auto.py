@@ -122,3 +122,14 @@ def test_too_few_pixels_are_refused():
     small = {"y": slice(0, 10), "x": slice(0, 10)}
     with pytest.raises(DegenerateError, match="100 sampled pixels"):
         _auto.auto(before.isel(small), after.isel(small))
+
+
+def test_what_is_strong_is_not_drawn_over_its_surroundings():
+    rng = np.random.default_rng(0)
+    magnitude = np.abs(rng.normal(1, 0.25, (60, 60))).astype(np.float32)
+    magnitude[20:28, 30:37] = 20
+    found = _auto.averaged(magnitude, 2.0)
+    wide = _auto.smoothed(magnitude, 2.0)
+    assert (found <= wide).all()
+    assert 56 <= (found > 2).sum() < 0.6 * (wide > 2).sum()
+    assert_array_equal(found[:10], wide[:10])  # far from it the average stands

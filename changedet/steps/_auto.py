@@ -37,6 +37,7 @@ SUPPORT_M = 20.0
 """Standard deviation of the averaging: changes of ground are some tens of metres wide."""
 
 SUPPORT_PX = (1.0, 2.0)
+OWN_PX = 0.7
 RADAR_PX = 1.0
 SPECKLED = 0.15
 """Local standard deviation over mean above which an image is speckled: optical ground is far smoother."""
@@ -219,7 +220,26 @@ def smoothed(image: Array, sigma_px: float) -> npt.NDArray[np.float32]:
 
 def _optical_kernel(before: Array, after: Array, *, model: PairModel, sigma_px: float) -> Array:
     """Magnitude of a block."""
-    return smoothed(model.magnitude(before, after), sigma_px)
+    return averaged(model.magnitude(before, after), sigma_px)
+
+
+def averaged(magnitude: Array, sigma_px: float, *, share: float = 0.4) -> npt.NDArray[np.float32]:
+    """Average a magnitude without drawing what is strong over what lies beside it.
+
+    Close to something far stronger, an average is the neighbor's; there a pixel's own value bounds it.
+
+    Parameters
+    ----------
+    magnitude : (y, x) float32, about 1 where nothing changed, NaN = not usable
+    sigma_px : standard deviation of the averaging
+    share : of the strongest average within two standard deviations below which a pixel speaks for itself
+    """
+    from scipy.ndimage import maximum_filter
+
+    wide, narrow = smoothed(magnitude, sigma_px), smoothed(magnitude, OWN_PX)
+    top = maximum_filter(np.nan_to_num(wide, nan=0.0), 2 * int(np.ceil(2 * sigma_px)) + 1)
+    beside = wide - 1 < share * (top - 1)
+    return np.where(beside, np.minimum(wide, narrow), wide).astype(np.float32)
 
 
 def _optical(before: xr.DataArray, after: xr.DataArray, *, seed: int, threads: int) -> xr.DataArray:
@@ -233,14 +253,14 @@ def _optical(before: xr.DataArray, after: xr.DataArray, *, seed: int, threads: i
     model = fit_pair(a[valid], b[valid], used, seed=seed)
     sigma_px = float(np.clip(SUPPORT_M / Grid.of(before).gsd_m, *SUPPORT_PX))
     kernel = partial(_optical_kernel, model=model, sigma_px=sigma_px)
-    made = Windowed(kernel, int(np.ceil(3 * sigma_px)) + 1)(before, after, threads=threads)
+    made = Windowed(kernel, int(np.ceil(5 * sigma_px)) + 2)(before, after, threads=threads)
     return made.assign_attrs(
         chosen="analogues and change vector",
         why=f"optical, {used.size} bands: each pixel against what its like became, both ways, and the change "
         f"vector in units of each band's noise, averaged over {sigma_px:.3g} px",
         gain=[round(float(g), 4) for g in model.gain],
         suggested_threshold="robust",
-        suggested_k=3.5,
+        suggested_k=3.0,
     )
 
 
