@@ -15,8 +15,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from changedet.blocks import Tile, map_tiles, windows
-from changedet.grid import Window
-from changedet.scenes import Quality, is_sar
+from changedet.grid import Window, grow
+from changedet.scenes import CLOUDY, is_sar
 from changedet.steps import background, breaks, mask, track
 from changedet.steps._robust import rank
 
@@ -229,14 +229,11 @@ def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evid
     )
 
 
-_CLOUDY = int(Quality.CLOUD | Quality.SHADOW | Quality.MASKED)
-
-
 def near_cloud(quality: Array, radius_px: int) -> Array:
     """Return ``(time, y, x)`` bool, True within a square of ``radius_px`` around a masked cloud."""
     from scipy.ndimage import maximum_filter1d
 
-    cloudy = ((quality & _CLOUDY) > 0).astype(np.uint8)
+    cloudy = ((quality & int(CLOUDY)) > 0).astype(np.uint8)
     for axis in (1, 2):
         cloudy = maximum_filter1d(cloudy, 2 * radius_px + 1, axis=axis, mode="nearest")
     return cloudy > 0
@@ -407,12 +404,7 @@ def _judge(
     stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence
 ) -> Object:
     """Date and judge one candidate from the evidence of its own window."""
-    window = candidate.window
-    grown = [
-        slice(max(s.start - model.halo_px, 0), min(s.stop + model.halo_px, n))
-        for s, n in zip(window, maps.z.shape, strict=True)
-    ]
-    outer = (grown[0], grown[1])
+    outer = grow(candidate.window, model.halo_px, maps.z.shape)
     own = evidence(model, *read_window(stack, outer), outer)
     stratum = mask.STRATA[np.bincount(maps.stratum[candidate.rows, candidate.columns], minlength=3).argmax()]
 

@@ -29,6 +29,19 @@ Window = tuple[slice, slice]
 """A spatial window as ``(rows, columns)`` slices with explicit start and stop."""
 
 
+def grow(window: Window, margin_px: int, shape: tuple[int, int]) -> Window:
+    """Return a window with a margin on every side, cut where an image of ``shape`` ends.
+
+    >>> grow((slice(1, 4), slice(6, 8)), 2, (10, 9))
+    (slice(0, 6, None), slice(4, 9, None))
+    """
+    rows, columns = (
+        slice(max(part.start - margin_px, 0), min(part.stop + margin_px, size))
+        for part, size in zip(window, shape, strict=True)
+    )
+    return rows, columns
+
+
 @dataclass(frozen=True)
 class Grid:
     """CRS, transform and shape of a raster.

@@ -43,6 +43,9 @@ class Quality(IntFlag):
 UNUSABLE = Quality.NODATA | Quality.CLOUD | Quality.SHADOW | Quality.SATURATED | Quality.MASKED
 """Flags that turn a pixel into NaN at reading."""
 
+CLOUDY = Quality.CLOUD | Quality.SHADOW | Quality.MASKED
+"""Flags that a mask of clouds sets, and that may be wrong; fill and saturation are facts."""
+
 
 @dataclass(frozen=True)
 class Layer:

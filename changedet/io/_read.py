@@ -74,9 +74,8 @@ class SceneReader:
                 flags |= self._layer(layer.narrow(wanted), window, values)
                 image[at] = values
         own = self.masked(window) if masked is None else masked
-        bad = (flags | own) & np.uint8(UNUSABLE) != 0
-        if trusted is not None:
-            bad &= ~trusted | (flags & np.uint8(UNUSABLE) != 0)
+        believed = own if trusted is None else np.where(trusted, np.uint8(0), own)
+        bad = (flags | believed) & np.uint8(UNUSABLE) != 0
         if bad.any():
             image[:, bad] = np.nan
         return flags | own

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from changedet.scenes import Quality
+from changedet.scenes import CLOUDY, Quality
 
 Array = npt.NDArray[Any]
-
-CLOUDY = Quality.CLOUD | Quality.SHADOW | Quality.MASKED
-"""Flags that a mask of clouds sets, and that may be wrong; fill and saturation are facts."""
 
 REACH_M = 60.0
 """Half the side of the square that must be clear: wider than a causeway or a work platform."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from changedet.blocks import from_reader
 from changedet.errors import BandError, CRSError, DateError, InputError, TooFewScenesError
-from changedet.grid import Grid, Window, attach
+from changedet.grid import Grid, Window, attach, grow
 from changedet.io import _repair
 from changedet.io._aoi import aoi_window
 from changedet.io._collect import Inputs
@@ -191,11 +191,7 @@ class StackReader:
         if not self.repair_masks or sum(bool(s.masks) for s in self.scenes) < _repair.MIN_SCENES:
             return None, None
         reach = _repair.reach_px(self.grid.gsd_m)
-        spans = [
-            (max(s.start - reach, 0), min(s.stop + reach, n))
-            for s, n in zip(window, self.grid.shape, strict=True)
-        ]
-        outer = (slice(*spans[0]), slice(*spans[1]))
+        outer = grow(window, reach, self.grid.shape)
         flags = np.stack([SceneReader(s, self.bands, self.grid).masked(outer) for s in self.scenes])
         inner = tuple(slice(w.start - o.start, w.stop - o.start) for w, o in zip(window, outer, strict=True))
         at = (slice(None), *inner)

@@ -9,7 +9,7 @@ covers at least, because single pixels are noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -205,7 +205,7 @@ def fit_pair(before: Array, after: Array, bands: Array, *, classes: int = 200, s
     backward = learn(b, before, classes=classes, seed=seed)
     model = PairModel(bands, gain, offset, forward, backward, middle, scale)
     typical = [max(float(np.median(part)), 1e-9) for part in model.parts(before, after)]
-    return PairModel(bands, gain, offset, forward, backward, middle, scale, (typical[0], typical[1]))
+    return replace(model, typical=(typical[0], typical[1]))
 
 
 def smoothed(image: Array, sigma_px: float) -> npt.NDArray[np.float32]:
