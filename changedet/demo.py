@@ -85,6 +85,8 @@ def demo(out: Path, *, gsd_m: float = 3.0, seed: int | None = None, progress: Pr
 def write_scenes(simulation: Simulation, folder: Path, *, progress: Progress = quiet) -> list[Path]:
     """Write simulated scenes as an analyst would have them: uint16 GeoTIFFs, a mask beside each, the truth.
 
+    A scene that comes without a mask gets no mask file. Where the sensor is a known one, a tag names it.
+
     Parameters
     ----------
     simulation : scenes and truth
@@ -99,19 +101,30 @@ def write_scenes(simulation: Simulation, folder: Path, *, progress: Progress = q
     grid = Grid.make(simulation.crs, simulation.transform, simulation.image.shape[-2:])
     bands = np.array(simulation.settings.bands, dtype=object)
     paths = []
-    for t, moment in enumerate(simulation.dates):
-        stem = np.datetime_as_string(moment, unit="s").replace("-", "").replace(":", "")
+    names, about = simulation.scene_names(), simulation.scenes
+    for t, (stem, moment) in enumerate(zip(names, simulation.dates, strict=True)):
         # 0 is nodata in such products, so the darkest value is 1
         stored = np.clip(np.round(simulation.image[t] * 1e4), 1, 65534).astype(np.uint16)
         image = attach(stored, grid, dims=("band", "y", "x"), coords={"band": bands})
         path = folder / f"{stem}.tif"
         acquired = f"{np.datetime_as_string(moment, unit='s')}Z"
-        write_cog(path, image, nodata=0, tags={"ACQUISITIONDATETIME": acquired})
-        write_cog(folder / f"{stem}_mask.tif", attach(simulation.mask[t].astype(np.uint8), grid), nodata=None)
+        tags = {"ACQUISITIONDATETIME": acquired, **_sensor_tags(str(about.sensor.iloc[t]))}
+        write_cog(path, image, nodata=0, tags=tags)
+        if about.has_mask.iloc[t]:
+            mask = attach(simulation.mask[t].astype(np.uint8), grid)
+            write_cog(folder / f"{stem}_mask.tif", mask, nodata=None)
         paths.append(path)
         progress("write scenes", t + 1, len(simulation.dates))
     write_geojson(folder / "truth.geojson", simulation.truth)
     return paths
+
+
+def _sensor_tags(sensor: str) -> dict[str, str]:
+    """Return tags by which ingest knows a sensor and what its stored values mean; none for a generic one."""
+    if sensor == "generic":
+        return {}
+    said = {"planetscope": "PSScene"}.get(sensor, sensor)
+    return {"SENSOR": said, "QUANTIFICATION_VALUE": "10000"}
 
 
 def compare(found: Findings, truth: Any, gsd_m: float) -> list[dict[str, Any]]:

@@ -9,8 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changedet.simulate import _traffic, _truth, _weather
+from changedet.simulate._bars import Motion, motion, outline, traces
+from changedet.simulate._camera import distort
 from changedet.simulate._compose import Painter, paint
+from changedet.simulate._events import Event, events, felled
 from changedet.simulate._fields import Array, Bank, stream
+from changedet.simulate._lingering import lingering
+from changedet.simulate._maskflaws import eaten, mistrusted, spoil
 from changedet.simulate._render import blur_and_shift
 from changedet.simulate._settings import SceneSettings
 from changedet.simulate._sky import clear_truth, clouds, delivered_mask, record, veil
@@ -50,11 +55,14 @@ class Simulation:
         contrast (median absolute reflectance difference from the ground it covers, over bands and snow-free
         scenes)
     truth_by_date : id, date, geometry: the footprint on each scene on which it stands
-    distractors : kind (vessel, wake, ice-object, ice-track, stockpile, harvest, film), first_date, last_date,
-        geometry
+    distractors : kind, first_date, last_date, geometry of what is no structure. Kinds: vessel, wake,
+        ice-object, ice-track, stockpile, harvest, film; in hard mode also barge, dredger, ice-jam, driftwood,
+        bar, scour, bank-erosion, bank-growth, plowed, clearing, burn, part-harvest, pond, roadworks,
+        repainted, and masked (where the mask took clear ground for cloud on a third of the scenes or more)
     control : the rail bridge, which never changes
     axis : line of the new bridge, from land to land
-    scenes : one row a scene; shift_dy_px and shift_dx_px are to be *applied* to it to bring it onto the grid
+    scenes : one row a scene; shift_dy_px and shift_dx_px are to be *applied* to it to bring it onto the grid;
+        sensor and gsd_m say what took it, has_mask whether a mask came with it (if not, none is flagged)
     """
 
     settings: SceneSettings
@@ -72,8 +80,16 @@ class Simulation:
     axis: LineString
     scenes: DataFrame
 
+    def scene_names(self) -> NDArray[np.object_]:
+        """Id of every scene: its moment, as files of it are named."""
+        stems = [np.datetime_as_string(d, unit="s").replace("-", "").replace(":", "") for d in self.dates]
+        return np.array(stems, dtype=object)
+
     def dataset(self) -> xr.Dataset:
-        """Stack as the pipeline takes it: `image`, NaN where flagged; `quality` uint8, 2 where flagged."""
+        """Stack as the pipeline takes it: `image`, NaN where flagged; `quality` uint8, 2 where flagged.
+
+        Along time: `scene`, `sensor` and `gsd_m` (of the delivered grid), as ingest has them.
+        """
         import xarray as xr
 
         t, (_, _, rows, cols) = self.transform, self.image.shape
@@ -82,6 +98,9 @@ class Simulation:
             "band": list(self.settings.bands),
             "y": t.f + (np.arange(rows) + 0.5) * t.e,
             "x": t.c + (np.arange(cols) + 0.5) * t.a,
+            "scene": ("time", self.scene_names()),
+            "sensor": ("time", self.scenes.sensor.to_numpy(dtype=object)),
+            "gsd_m": ("time", np.full(len(self.dates), self.settings.gsd_m)),
         }
         image = np.where(self.mask[:, None], np.float32(np.nan), self.image)
         return xr.Dataset(
@@ -111,9 +130,15 @@ def simulate(settings: SceneSettings | None = None) -> Simulation:
     good = np.array([not day.frozen and day.snow < 0.3 and day.cloud < 0.4 for day in weather])
     works = programme(settings, ground, dates, good)
     passing = _traffic.traffic(settings, ground, weather, works)
-    bank = _bank(settings, ground)
-    shots = [_shoot(settings, ground, bank, day, works, passing) for day in weather]
+    passing += lingering(settings, ground, weather)
+    stage = _Stage(
+        settings, ground, _bank(settings, ground), works, passing, motion(settings, ground, weather),
+        events(settings, ground, weather), mistrusted(settings, settings.shape_px),
+    )  # fmt: skip
+    shots = [_shoot(stage, day) for day in weather]
     clear = np.stack([shot.clear for shot in shots])
+    mask = np.stack([shot.mask for shot in shots])
+    passing += _changes(stage, weather, mask, clear)
     transform = _inner(ground.transform, MARGIN)
     standing = _truth.Standing(
         ground, transform, works, dates, clear, np.stack([shot.water for shot in shots])
@@ -125,8 +150,8 @@ def simulate(settings: SceneSettings | None = None) -> Simulation:
     truth, by_date = _truth.tables(settings, standing, contrast)
     return Simulation(
         settings=settings, image=np.stack([shot.image for shot in shots]),
-        mask=np.stack([shot.mask for shot in shots]),
-        clear=clear, water=standing.water, dates=dates, transform=transform, crs=settings.crs, truth=truth,
+        mask=mask, clear=clear, water=standing.water, dates=dates, transform=transform, crs=settings.crs,
+        truth=truth,
         truth_by_date=by_date, distractors=_truth.distractors(settings, passing, dates),
         control=_truth.control(settings, ground), axis=_truth.axis(ground),
         scenes=_weather.table(settings, weather, (1 - clear.mean(axis=(1, 2)), [s.snow for s in shots])),
@@ -143,24 +168,53 @@ class _Shot:
     snow: float
 
 
-def _shoot(
-    settings: SceneSettings,
-    ground: Terrain,
-    bank: Bank,
-    day: Day,
-    works: tuple[Structure, ...],
-    passing: tuple[_traffic.Passing, ...],
-) -> _Shot:
+@dataclass(frozen=True)
+class _Stage:
+    """All that a scene is rendered from, but its day."""
+
+    settings: SceneSettings
+    ground: Terrain
+    bank: Bank
+    works: tuple[Structure, ...]
+    passing: tuple[_traffic.Passing, ...]
+    moving: Motion | None
+    events: tuple[Event, ...]
+    suspects: NDArray[np.bool_] | None
+
+
+def _shoot(stage: _Stage, day: Day) -> _Shot:
     """One scene, from ground to file."""
-    canvas, water, snow = surface(settings, ground, bank, day)
-    contrast = paint(Painter(settings, ground, day, canvas, water), works, passing)
+    settings, bank = stage.settings, stage.bank
+    ground = stage.ground if stage.moving is None else stage.moving.on(stage.ground, day)
+    ground = felled(ground, stage.events, day)
+    canvas, water, snow = surface(settings, ground, bank, day, stage.events)
+    contrast = paint(Painter(settings, ground, day, canvas, water), stage.works, stage.passing)
     sky = clouds(settings, ground.shape, day)
     layers = np.concatenate([veil(settings, canvas, bank, day, sky), np.stack(sky)])
-    seen = blur_and_shift(layers, settings.psf_fwhm_px, day.shift_px)[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    layers = blur_and_shift(layers, day.psf_fwhm_px, day.shift_px)
+    seen = distort(settings, ground, bank, layers, day)[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
     image = record(settings, seen[:-2], day)
     clear = clear_truth(seen[-2], seen[-1])
     mask = delivered_mask(settings, image, (seen[-2], seen[-1]), clear, day)
+    mask = spoil(settings, mask, image, (seen[-2], seen[-1]), day, stage.suspects)
     return _Shot(image, mask, clear, water[MARGIN:-MARGIN, MARGIN:-MARGIN].copy(), contrast, snow)
+
+
+def _changes(
+    stage: _Stage, weather: tuple[Day, ...], mask: NDArray[np.bool_], clear: NDArray[np.bool_]
+) -> tuple[_traffic.Passing, ...]:
+    """What changed without being built and is in the picture already: rows for the table of distractors."""
+    dates = np.array([day.date for day in weather], dtype="datetime64[ns]")
+    rows = traces(stage.settings, stage.ground, stage.moving, dates)
+    for event in stage.events:
+        there = [day.index for day in weather if event.on(day.date)]
+        rows.append((event.kind, event.geometry, there[0], there[-1]))
+    if stage.suspects is not None:
+        bad = eaten(mask, clear, np.array([day.has_mask for day in weather]))
+        shape = outline(stage.ground, np.pad(bad, MARGIN))
+        if not shape.is_empty:
+            rows.append(("masked", shape, 0, len(weather) - 1))
+    return tuple(_traffic.Passing(*row, None) for row in rows)
 
 
 def _bank(settings: SceneSettings, ground: Terrain) -> Bank:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from changedet.errors import SettingError, UnknownSettingError
+from changedet.simulate._fields import stream
 from changedet.simulate._spectra import BANDS
 
 Sensor = Literal["submetre", "planet", "sentinel-2"]
@@ -29,6 +30,32 @@ _PRESETS: dict[str, dict[str, Any]] = {
                    "read_noise": 0.001, "shot_noise": 1.5e-5, "jitter_px": 0.25, "view_zenith_deg": 8.0},
 }  # fmt: skip
 
+# Hard mode, common part. Values are typical, argued from how such things are, none fitted to a detector:
+# pixels of one cover differ by a tenth in brightness and a week in season, and bare ground drifts; some dozen
+# changes of land a stack that nobody built, and a few sheds, greenhouses and heaps that somebody did; global
+# height models err by about 4 m; block-adjusted scenes keep a quarter of a pixel of bending; focus and
+# atmosphere widen the blur by a sixth; orbits drift and satellites differ by an hour; sandy lowland rivers
+# move their bars by tens of metres and their banks by some metres a year; cloud masks miss thin cloud in a
+# third of the scenes, take a quarter of the bright ground for cloud again and again, lie up to a pixel or two
+# off, and now and then are missing.
+_HARD: dict[str, Any] = {
+    "individuality": 1.0, "land_events": 12.0, "land_works": 3.0, "dem_error_m": 4.0, "warp_px": 0.25,
+    "psf_spread": 0.16, "hour_spread_h": 1.0, "second_sensor": 0.3, "second_gsd_ratio": 2.0, "bars": 4.0,
+    "bank_erosion_m": 3.0, "moored": 4.0, "river_works": 2.0, "debris": 8.0, "thin_missed": 0.35,
+    "mask_eaten": 0.25, "mask_shift_px": 1.0, "mask_missing": 0.15, "clustering": 0.8,
+}  # fmt: skip
+# By sensor: half-metre imagery looks far to the side and is usually corrected with a better height model;
+# the second sensor is one that people do add (8 m and 20 m multispectral, resampled onto the finer grid).
+_HARD_BY: dict[str, dict[str, Any]] = {
+    "submetre": {"view_zenith_deg": 28.0, "jitter_px": 0.7, "dem_error_m": 1.5},
+    "planet": {"view_zenith_deg": 10.0, "jitter_px": 0.45, "second_gsd_ratio": 2.67,
+               "sensors": ("planetscope", "cbers")},
+    "sentinel-2": {"view_zenith_deg": 11.0, "jitter_px": 0.3, "warp_px": 0.15, "land_events": 25.0,
+                   "land_works": 4.0, "bars": 6.0, "sensors": ("sentinel-2", "cbers")},
+}  # fmt: skip
+_HARD_ENDS = ("2026-02-20", "2026-02-10", "2026-01-25", "2026-06-30", "2025-10-20")  # mostly in winter
+_HARD_DATES = (11, 18)  # fewest and most scenes
+
 # name: (smallest, largest) value allowed
 _LIMITS: dict[str, tuple[float, float]] = {
     "gsd_m": (0.1, 60.0),
@@ -47,6 +74,25 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "winter": (0.0, 2.0),
     "boats": (0.0, 100.0),
     "stockpiles": (0.0, 50.0),
+    "individuality": (0.0, 2.0),
+    "land_events": (0.0, 200.0),
+    "land_works": (0.0, 50.0),
+    "dem_error_m": (0.0, 30.0),
+    "warp_px": (0.0, 5.0),
+    "psf_spread": (0.0, 0.6),
+    "hour_spread_h": (0.0, 3.0),
+    "second_sensor": (0.0, 1.0),
+    "second_gsd_ratio": (1.0, 5.0),
+    "bars": (0.0, 30.0),
+    "bank_erosion_m": (0.0, 30.0),
+    "moored": (0.0, 50.0),
+    "river_works": (0.0, 20.0),
+    "debris": (0.0, 100.0),
+    "thin_missed": (0.0, 1.0),
+    "mask_eaten": (0.0, 1.0),
+    "mask_shift_px": (0.0, 10.0),
+    "mask_missing": (0.0, 1.0),
+    "clustering": (0.0, 1.0),
 }
 
 
@@ -81,6 +127,35 @@ class SceneSettings:
     boats : mean number of vessels a date without ice
     stockpiles : mean number of heaps and machines a date near the works
 
+    The rest breaks what an ordinary scene flatters; 0 leaves each out, `for_sensor(..., hard=True)` turns all
+    of it on.
+
+    individuality : no pixel like another: spectra that mix covers in their own shares, own season (sd about a
+        week), own drift in time; 1 is typical, sd of a tenth in brightness
+    land_events : mean number, a stack, of changes of land that nobody built: plowing of grass, clearings,
+        burns, part-harvests, ponds, roadworks, roofs painted anew
+    land_works : mean number of buildings, greenhouses, yards and heaps that come on land and stay (in the
+        truth: building, earthworks); none where `build` is False
+    dem_error_m : sd of the error of the height model the scenes were corrected with; seen from the side it
+        becomes a displacement that changes with the view
+    warp_px : rms displacement left in a scene by its own affine and local distortion
+    psf_spread : sd of the blur's width from scene to scene, relative
+    hour_spread_h : half range of the time of day about mid-morning; sun and shadows follow
+    second_sensor : share of scenes of another sensor, with other band responses, noise and pixel
+    second_gsd_ratio : its pixel size over `gsd_m`; its scenes come resampled onto the grid
+    sensors : names of the two, as ingest gives them
+    bars : mean number of sand bars that form, move or go within the stack
+    bank_erosion_m : sd along the banks of their retreat (or growth) in a year, m
+    moored : mean number of barges and dredgers that lie for two to four scenes
+    river_works : mean number of weirs, and of pontoons that are towed on after some scenes (in the truth:
+        unknown, pontoon); none where `build` is False
+    debris : mean number, a stack, of ice jams left on the banks and of heaps of driftwood
+    thin_missed : share of scenes whose mask misses thin cloud and shadow altogether
+    mask_eaten : share of bright ground that the mask takes for cloud in most scenes
+    mask_shift_px : sd, an axis, of the mask's displacement against its scene
+    mask_missing : share of scenes without a mask
+    clustering : 0 spreads the dates over the years, 1 gathers them in a few seasons with months between
+
     Raises
     ------
     SettingError
@@ -113,6 +188,26 @@ class SceneSettings:
     winter: float = 1.0
     boats: float = 2.0
     stockpiles: float = 1.5
+    individuality: float = 0.0
+    land_events: float = 0.0
+    land_works: float = 0.0
+    dem_error_m: float = 0.0
+    warp_px: float = 0.0
+    psf_spread: float = 0.0
+    hour_spread_h: float = 0.0
+    second_sensor: float = 0.0
+    second_gsd_ratio: float = 2.0
+    sensors: tuple[str, str] = ("generic", "generic")
+    bars: float = 0.0
+    bank_erosion_m: float = 0.0
+    moored: float = 0.0
+    river_works: float = 0.0
+    debris: float = 0.0
+    thin_missed: float = 0.0
+    mask_eaten: float = 0.0
+    mask_shift_px: float = 0.0
+    mask_missing: float = 0.0
+    clustering: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be rendered."""
@@ -123,15 +218,18 @@ class SceneSettings:
         _check_dates(self)
         if self.layout not in ("tumen", "random"):
             raise SettingError(f"layout is {self.layout!r}; wanted 'tumen' or 'random'")
+        if len(self.sensors) != 2 or not all(isinstance(name, str) and name for name in self.sensors):
+            raise SettingError(f"sensors is {self.sensors!r}; wanted two names")
 
     @classmethod
-    def for_sensor(cls, name: Sensor, seed: int, **changes: Any) -> SceneSettings:
+    def for_sensor(cls, name: Sensor, seed: int, *, hard: bool = False, **changes: Any) -> SceneSettings:
         """Settings of a kind of imagery, with a layout drawn from `seed`.
 
         Parameters
         ----------
         name : "submetre" (0.6 m), "planet" (3 m) or "sentinel-2" (10 m)
         seed : of layout, weather and noise
+        hard : break what an ordinary scene flatters; 11 to 18 scenes, most often ending in winter
         changes : any field, to replace the preset's value
 
         Raises
@@ -145,7 +243,15 @@ class SceneSettings:
         for key in changes:
             if key not in known:
                 raise UnknownSettingError(key, known)
-        return replace(cls(seed=seed, layout="random"), **{**_PRESETS[name], **changes})
+        preset = {**_PRESETS[name], **(_hardened(name, seed) if hard else {}), **changes}
+        return replace(cls(seed=seed, layout="random"), **preset)
+
+
+def _hardened(name: str, seed: int) -> dict[str, Any]:
+    """What hard mode changes in the preset of a sensor; scenes and last day follow from the seed."""
+    rng = stream(seed, "hard")
+    few = int(rng.integers(_HARD_DATES[0], _HARD_DATES[1] + 1))
+    return {**_HARD, **_HARD_BY[name], "n_dates": few, "end": str(rng.choice(_HARD_ENDS))}
 
 
 def _within(name: str, value: Any, low: float, high: float) -> None:

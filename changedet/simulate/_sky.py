@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from changedet.simulate._camera import coarse, respond
 from changedet.simulate._fields import Array, Bank, fractal, stream
 from changedet.simulate._settings import SceneSettings
 from changedet.simulate._spectra import spectrum
@@ -61,9 +62,12 @@ def record(settings: SceneSettings, image: Array, day: Day) -> Array:
     """Reflectance as delivered: gain and offset error, shot and read noise, steps of 1e-4 in uint16."""
     rng = stream(settings.seed, "sensor", day.index)
     gain, offset = (np.array(v, dtype=np.float32)[:, None, None] for v in (day.gain, day.offset))
-    out = image * gain + offset
-    spread = np.sqrt(settings.read_noise**2 + settings.shot_noise * np.maximum(out, 0))
-    out += spread.astype(np.float32) * rng.standard_normal(out.shape, dtype=np.float32)
+    if day.second:
+        out = coarse(settings, respond(settings, image) * gain + offset, rng)
+    else:
+        out = image * gain + offset
+        spread = np.sqrt(settings.read_noise**2 + settings.shot_noise * np.maximum(out, 0))
+        out += spread.astype(np.float32) * rng.standard_normal(out.shape, dtype=np.float32)
     return np.asarray(np.clip(np.round(out * 1e4), 1, 65535) / np.float32(1e4), dtype=np.float32)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from changedet.simulate._events import Event, alter
 from changedet.simulate._fields import Array, Bank, fractal, smoothstep, stream
+from changedet.simulate._grain import Grain
+from changedet.simulate._seasons import greenness
 from changedet.simulate._settings import SceneSettings
 from changedet.simulate._spectra import spectrum
 from changedet.simulate._terrain import (
@@ -29,8 +32,10 @@ FILM_DAYS = 90.0  # from sowing until the plastic film comes off a plot
 _GREEN_UP, _SENESCENCE = {GRASS: 122, REED: 136, FOREST: 129}, {GRASS: 283, REED: 268, FOREST: 285}
 
 
-def surface(settings: SceneSettings, ground: Terrain, bank: Bank, day: Day) -> tuple[Array, Array, float]:
-    """Reflectance of the ground.
+def surface(
+    settings: SceneSettings, ground: Terrain, bank: Bank, day: Day, events: tuple[Event, ...] = ()
+) -> tuple[Array, Array, float]:
+    """Reflectance of the ground as it lies on a day; `events` are what changes on land.
 
     Returns
     -------
@@ -39,39 +44,44 @@ def surface(settings: SceneSettings, ground: Terrain, bank: Bank, day: Day) -> t
     rng = stream(settings.seed, "surface", day.index)
     depth = np.float32(day.level_m) - ground.bed_m
     water = np.clip(depth / ground.slope_m + np.float32(0.5), 0, 1)
-    land, snow = _land(settings, ground, bank, day, rng)
+    land, snow = _land(settings, ground, bank, day, rng, events)
     wet = _water(settings, bank, day, np.maximum(depth, 0), ground, rng)
     out = land + (wet - land) * water
     return out, water, float((snow * (1 - water)).mean() / max(float((1 - water).mean()), 1e-6))
 
 
-def greenness(doy: float, green_up: float, senescence: float, pace_d: float = 9.0) -> float:
-    """Double logistic of the season, 0 to 1."""
-    up, down = np.clip([(doy - green_up) / pace_d, (doy - senescence) / (1.4 * pace_d)], -40, 40)
-    return max(float(1 / (1 + np.exp(-up)) - 1 / (1 + np.exp(-down))), 0.0)
-
-
 def _land(
-    settings: SceneSettings, ground: Terrain, bank: Bank, day: Day, rng: np.random.Generator
-) -> tuple[Array, Array]:
+    settings: SceneSettings, ground: Terrain, bank: Bank, day: Day, rng: np.random.Generator,
+    events: tuple[Event, ...],
+) -> tuple[Array, Array]:  # fmt: skip
     """Reflectance of dry land with snow on it, and the snow's share."""
-    early, late = (_labels(settings, ground, day, lag) for lag in (-7.0, 7.0))
-    mix = np.clip(np.float32(0.5) + np.float32(0.35) * ground.texture / 0.1, 0, 1)
+    grain = ground.grain
+    reach = 7.0 if grain is None else 14.0
+    early, late = (_labels(settings, ground, day, lag) for lag in (-reach, reach))
+    if grain is None:
+        mix = np.clip(np.float32(0.5) + np.float32(0.35) * ground.texture / 0.1, 0, 1)
+    else:
+        mix = np.float32(0.5) + np.float32(0.5) * grain.season
     out = np.stack(
         [
             e[ground.label] + (f[ground.label] - e[ground.label]) * mix
             for e, f in zip(early, late, strict=True)
         ]
     )
+    if grain is not None:
+        _mingle(settings, ground, grain, day, out)
     bare = np.isin(ground.label, (SAND, GRAVEL)) | (ground.label >= FIELD)
     freeboard = np.maximum(ground.bed_m - np.float32(day.level_m), 0)
     damp = np.float32(0.45) * np.exp(-freeboard / np.float32(0.22)) * (ground.label < FIELD)
     damp += np.float32(0.35 * day.wetness) * bare
+    if grain is not None:
+        damp = np.maximum(damp * (1 + np.float32(0.5 * min(grain.strength, 1)) * grain.drainage), 0)
     _disturb(settings, ground, day, out)
     change = np.float32(0.03) * bank.draw(rng, "patch") + np.float32(0.02) * bank.draw(rng, "fine")
     out *= (1 + ground.texture + change) * (1 - np.minimum(damp, np.float32(0.6)))
     road = spectrum("gravel", settings.bands) if settings.seed % 3 else spectrum("asphalt", settings.bands)
     out += (road[:, None, None] - out) * ground.road
+    alter(settings, events, day, out)
     snow = _snow_cover(ground, bank, day, rng)
     white = _snow_spectrum(settings, day)
     bright = 1 + np.float32(0.06) * bank.draw(rng, "patch")
@@ -79,6 +89,30 @@ def _land(
     dark = shaded(ground.height_m, day.sun_elevation_deg, day.sun_azimuth_deg, settings.gsd_m)
     lost = (1 - spectrum("skylight", settings.bands))[:, None, None] * np.float32(0.85)
     return _leaning(settings, ground, day, out * (1 - lost * dark)), snow
+
+
+def _mingle(settings: SceneSettings, ground: Terrain, grain: Grain, day: Day, land: Array) -> None:
+    """Give every pixel its share of other covers, its own spectrum, its drift, and plants on old sand."""
+    bands, label = settings.bands, ground.label
+    made = np.isin(label, (ROAD, ROOF, ROOF_BLUE))
+    green = np.float32(greenness(day.doy, _GREEN_UP[GRASS], _SENESCENCE[GRASS]))
+    wood = np.float32(greenness(day.doy, _GREEN_UP[FOREST], _SENESCENCE[FOREST]))
+    others = (
+        blend("grass_dry", "grass_green", float(green), bands),
+        blend("forest_bare", "forest_green", float(wood), bands),
+        spectrum("soil", bands),
+    )
+    room = np.where(made, np.float32(0.25), np.where(label >= FIELD, np.float32(0.6), np.float32(1)))
+    for values, share in zip(others, grain.companions, strict=True):
+        land += (values[:, None, None] - land) * (share * room)
+    years = (day.date - np.datetime64(settings.start)) / np.timedelta64(365, "D")
+    span = (np.datetime64(settings.end) - np.datetime64(settings.start)) / np.timedelta64(365, "D")
+    sand = np.isin(label, (SAND, GRAVEL))
+    settled = smoothstep(grain.pioneers + np.float32(0.45 * years), 1.3, 2.0) * sand
+    settled *= smoothstep(ground.bed_m, 0.25, 0.9) * np.float32(0.85 * min(grain.strength, 1))
+    land += (others[0][:, None, None] - land) * settled
+    pace = np.where(sand | (label >= FIELD), np.float32(1), np.where(made, np.float32(0.3), np.float32(0.5)))
+    land *= grain.colors(bands) * (1 + pace * np.clip(grain.drift(float(years), float(span)), -0.6, 0.6))
 
 
 def _disturb(settings: SceneSettings, ground: Terrain, day: Day, land: Array) -> None:
@@ -218,6 +252,8 @@ def _water(
     """Reflectance of the river, its patches of mud and glint, and the ice on it."""
     plume = np.exp(np.float32(0.35) * bank.draw(rng, "broad") + np.float32(0.15) * bank.draw(rng, "patch"))
     bed = spectrum("sand", settings.bands)[:, None, None] * np.float32(0.55) * (1 + ground.texture)
+    if ground.grain is not None:
+        plume *= np.exp(np.float32(0.3 * min(ground.grain.strength, 1)) * ground.grain.eddies)
     out = water_spectrum(settings, np.float32(day.turbidity) * plume, depth_m, bed)
     wind = np.maximum(
         1 + np.float32(0.8) * bank.draw(rng, "broad") + np.float32(0.35) * bank.draw(rng, "patch"), 0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from changedet.simulate._fields import Array, fractal, smoothstep, stream
+from changedet.simulate._grain import Grain, grain
 from changedet.simulate._render import window_coverage
 from changedet.simulate._settings import SceneSettings
 
@@ -73,6 +74,10 @@ class Terrain:
     parcels: tuple[Parcel, ...]
     rail: Any  # footprint of the rail bridge's deck
     rail_piers: tuple[Any, ...]
+    channel_m: Array  # elevation of the river's bed, were there no banks
+    top_m: Array  # elevation of the land, were there no river
+    grain: Grain | None = None  # what makes every pixel its own
+    dem_error_m: Array | None = None  # of the height model that scenes were corrected with
 
     def point(self, across_m: float, along_m: float) -> tuple[float, float]:
         """Map coordinates of a place given along the axis and along the flow."""
@@ -141,13 +146,25 @@ def terrain(settings: SceneSettings) -> Terrain:
     across, along, x, y = _frame(transform, shape, center, plan.bearing_deg)
     noise = {m: fractal(stream(settings.seed, "relief", m), shape, m / gsd, 2.2) for m in (25, 90, 300)}
     bank, shape_n = _channel(plan, across, along, noise, stream(settings.seed, "channel"))
-    bed = _bed(plan, bank, shape_n, (across, along), noise, stream(settings.seed, "bed"))
+    channel, top = _bed(plan, bank, shape_n, (across, along), noise, stream(settings.seed, "bed"))
+    rise = bank_rise(bank)
+    bed = np.asarray(channel * (1 - rise) + top * rise, dtype=np.float32)
     dy, dx = np.gradient(bed)
     cover = _cover(settings, plan, (x, y, across, bank, bed), (transform, shape, center), noise)
     return Terrain(
         transform=transform, shape=shape, crossing=plan, center=center, across_m=across, along_m=along,
-        bank_m=bank, bed_m=bed, slope_m=np.hypot(dx, dy).astype(np.float32) + np.float32(1e-3), **cover,
+        bank_m=bank, bed_m=bed, slope_m=np.hypot(dx, dy).astype(np.float32) + np.float32(1e-3),
+        channel_m=channel, top_m=top, grain=grain(settings, shape),
+        dem_error_m=_dem_error(settings, shape, bank), **cover,
     )  # fmt: skip
+
+
+def _dem_error(settings: SceneSettings, shape: tuple[int, int], bank: Array) -> Array | None:
+    """Error of the height model (m), smooth, smaller over water; None where there is none."""
+    if settings.dem_error_m <= 0:
+        return None
+    field = fractal(stream(settings.seed, "dem"), shape, 120 / settings.gsd_m, 2.6)
+    return field * np.float32(settings.dem_error_m) * (1 - np.float32(0.7) * smoothstep(bank, -5.0, 20.0))
 
 
 def _center(settings: SceneSettings) -> tuple[float, float]:
@@ -188,8 +205,8 @@ def _bed(
     frame: tuple[Array, Array],
     noise: dict[int, Array],
     rng: np.random.Generator,
-) -> Array:
-    """Elevation above the mean water level: thalweg, point bars, islands, bank, flood plain (m)."""
+) -> tuple[Array, Array]:
+    """Elevation (m above the mean water level) of the river's bed with its bars, and of the plain."""
     across, along = frame
     k, phase = 2 * np.pi / plan.meander_length_m, float(rng.uniform(0, 2 * np.pi))
     swing = np.sin(k * along + phase)
@@ -204,8 +221,12 @@ def _bed(
         mound = np.exp(-(((along - u) / long) ** 2) - ((across - v) / wide) ** 2)
         channel += mound * float(rng.uniform(2.0, 4.5))
     top = 2.3 + 0.35 * noise[90] + 0.45 * noise[300] + 0.08 * noise[25] + 0.004 * np.maximum(-bank, 0)
-    rise = smoothstep(-bank, -3.0, 17.0)
-    return np.asarray(channel * (1 - rise) + top * rise, dtype=np.float32)
+    return channel, top
+
+
+def bank_rise(bank_m: Array) -> Array:
+    """Share of the way from the river's bed to the plain, by distance from the bank."""
+    return smoothstep(-bank_m, -3.0, 17.0)
 
 
 def _cover(

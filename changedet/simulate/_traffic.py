@@ -65,7 +65,7 @@ def _vessels(settings: SceneSettings, ground: Terrain, day: Day, n_dates: int) -
             continue
         heading = ground.crossing.bearing_deg + 90 + float(rng.normal(0, 12))
         stay = int(rng.integers(1, 3)) if rng.random() < 0.16 else 0
-        hull = _slab(place, long, max(2.0, 0.22 * long), heading)
+        hull = slab(place, long, max(2.0, 0.22 * long), heading)
         material = str(rng.choice(["painted_steel", "steel", "timber"]))
         last = min(day.index + stay, n_dates - 1)
         found.append(Passing("vessel", hull, day.index, last, material, 1.5, float(rng.uniform(0.8, 1.0))))
@@ -93,7 +93,7 @@ def _on_ice(settings: SceneSettings, ground: Terrain, day: Day) -> list[Passing]
             found.append(
                 Passing(
                     "ice-object",
-                    _slab(place, size[0], size[1], float(rng.uniform(0, 180))),
+                    slab(place, size[0], size[1], float(rng.uniform(0, 180))),
                     day.index,
                     day.index,
                     kind,
@@ -157,7 +157,7 @@ def _harvests(settings: SceneSettings, ground: Terrain, weather: tuple[Day, ...]
     return found
 
 
-def _slab(place: tuple[float, float], long_m: float, wide_m: float, heading_deg: float) -> Any:
+def slab(place: tuple[float, float], long_m: float, wide_m: float, heading_deg: float) -> Any:
     from shapely import box
     from shapely.affinity import rotate
 

@@ -42,6 +42,9 @@ class Day:
     shift_px: tuple[float, float]  # displacement of the content (down, right)
     gain: tuple[float, ...]
     offset: tuple[float, ...]
+    psf_fwhm_px: float = 0.0
+    second: bool = False  # taken by the second sensor
+    has_mask: bool = True
 
     @property
     def frozen(self) -> bool:
@@ -59,6 +62,8 @@ def scene_dates(settings: SceneSettings) -> NDArray[np.datetime64]:
 
     Neighbours are at least a third of the mean gap apart.
     """
+    if settings.clustering > 0:
+        return _clustered(settings)
     rng = stream(settings.seed, "dates")
     start, end = np.datetime64(settings.start, "D"), np.datetime64(settings.end, "D")
     span = float((end - start) / _DAY)
@@ -69,6 +74,34 @@ def scene_dates(settings: SceneSettings) -> NDArray[np.datetime64]:
         "datetime64[ns]"
     )
     return np.asarray(moments)
+
+
+def _clustered(settings: SceneSettings) -> NDArray[np.datetime64]:
+    """Dates in a few open-water seasons with months between, and some at the very end of the span.
+
+    Scenes are five days or more apart; `clustering` draws each from its even place towards its cluster.
+    """
+    rng = stream(settings.seed, "clustered-dates")
+    start, end = np.datetime64(settings.start, "D"), np.datetime64(settings.end, "D")
+    span, n = int((end - start) / _DAY), settings.n_dates
+    doy = np.array([_calendar(start + np.timedelta64(d, "D"))[1] for d in range(span + 1)])
+    open_days = np.nonzero((doy > 95) & (doy < 325))[0]
+    parts = np.array_split(open_days if open_days.size > n else np.arange(span + 1), max(n // 3, 2))
+    middles = np.array([float(rng.choice(part)) for part in parts])  # one in each part of the span
+    last = max(n // 6, 1)
+    near = np.sort(middles[rng.permutation(n - last) % middles.size]) + rng.normal(0, 22, n - last)
+    gathered = np.sort(np.concatenate([near, span - rng.uniform(0, 45, last)]))
+    even = (np.arange(n) + rng.uniform(0.1, 0.9, n)) / n * span
+    days = np.clip(even + settings.clustering * (gathered - even), 0, span).round()
+    apart = float(min(5, span // n))
+    for k in range(1, n):
+        days[k] = max(days[k], days[k - 1] + apart)
+    days[-1] = min(days[-1], span)
+    for k in range(n - 2, -1, -1):
+        days[k] = min(days[k], days[k + 1] - apart)
+    minutes = rng.uniform(100, 150, n) + 60 * settings.hour_spread_h * rng.uniform(-1, 1, n)
+    moments = start.astype("datetime64[m]") + (days * 1440 + minutes).astype("timedelta64[m]")
+    return np.asarray(moments.astype("datetime64[ns]"))
 
 
 def _day(settings: SceneSettings, index: int, date: np.datetime64) -> Day:
@@ -89,8 +122,16 @@ def _day(settings: SceneSettings, index: int, date: np.datetime64) -> Day:
         haze=float(rng.uniform(0.05, 0.28) * (rng.random() < settings.haze)),
         glint=float(rng.gamma(1.2, 0.012) * max(0.0, np.sin(np.deg2rad(elevation))) ** 2),
         shift_px=tuple(float(v) for v in rng.normal(0, 1, 2) * settings.jitter_px),  # type: ignore[arg-type]
-        gain=gain, offset=offset,
+        gain=gain, offset=offset, **_camera(settings, index),
     )  # fmt: skip
+
+
+def _camera(settings: SceneSettings, index: int) -> dict[str, Any]:
+    """Which sensor took the scene, its blur, and whether a mask came with it."""
+    rng = stream(settings.seed, "camera", index)
+    wide = 1 + settings.psf_spread * float(np.clip(rng.normal(), -2, 2.5))
+    second, masked = rng.random() < settings.second_sensor, rng.random() >= settings.mask_missing
+    return {"psf_fwhm_px": settings.psf_fwhm_px * max(wide, 0.3), "second": second, "has_mask": masked}
 
 
 def _calendar(date: np.datetime64) -> tuple[int, float]:
@@ -193,5 +234,8 @@ def table(settings: SceneSettings, weather: tuple[Day, ...], shares: tuple[NDArr
             "haze": day.haze, "sun_elevation_deg": day.sun_elevation_deg,
             "sun_azimuth_deg": day.sun_azimuth_deg,
             "view_zenith_deg": day.view_zenith_deg, "turbidity": day.turbidity,
+            "sensor": settings.sensors[day.second],
+            "gsd_m": settings.gsd_m * (settings.second_gsd_ratio if day.second else 1.0),
+            "psf_fwhm_px": day.psf_fwhm_px, "has_mask": day.has_mask,
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from changedet.simulate._fields import stream
 from changedet.simulate._settings import SceneSettings
-from changedet.simulate._terrain import MARGIN, Terrain
+from changedet.simulate._terrain import FOREST, MARGIN, ROOF, ROOF_BLUE, Terrain
 
 Dates = NDArray[np.datetime64]
 _LEAST_PX = 0.3  # smallest footprint, in pixels of the sensor, that counts as visible in principle
@@ -65,6 +65,7 @@ class _Spec:
     grows: float | None = None
     direction: int = 1
     turn_deg: float = 0.0
+    tow: int = 0  # the two places of one pontoon share a number; the second is taken when the first is left
 
 
 def programme(
@@ -73,7 +74,8 @@ def programme(
     """Every structure of a scene, in order of start; empty where nothing is built.
 
     The programme is paced so that most structures are followed by four `good` scenes (open water, little
-    cloud); about one in ten comes so late that only three scenes of any kind follow.
+    cloud; three where dates are few and clustered); about one in ten comes so late that only three scenes
+    of any kind follow.
     """
     if not settings.build:
         return ()
@@ -84,14 +86,44 @@ def programme(
         if settings.layout == "tumen"
         else _random(settings, ground, banks, rng)
     )
-    chosen = _fit(settings, ground, _paced(rng, sorted(specs, key=lambda spec: spec.when), good))
-    return tuple(_dated(rng, dates, number, spec) for number, spec in enumerate(chosen, 1))
+    more = [*_on_land(settings, ground), *_in_river(settings, ground, banks)]
+    specs = specs + [spec for spec in more if _off_rail(ground, spec)]
+    follow = 3 if settings.clustering > 0 else 4
+    chosen = _fit(settings, ground, _paced(rng, sorted(specs, key=lambda spec: spec.when), good, follow))
+    return _towed(dates, chosen, [_dated(rng, dates, number, spec) for number, spec in enumerate(chosen, 1)])
 
 
-def _paced(rng: np.random.Generator, specs: list[_Spec], good: NDArray[np.bool_]) -> list[_Spec]:
+def _towed(dates: Dates, specs: list[_Spec], works: list[Structure]) -> tuple[Structure, ...]:
+    """Give the second place of a pontoon the time after the first; none if that is never left in time."""
+    left: dict[int, tuple[float, float]] = {}
+    out = []
+    for spec, work in zip(specs, works, strict=True):
+        if spec.tow in left:
+            until, stay = left[spec.tow]
+            if until + 2.2 > dates.size - 1:
+                continue
+            begin, gone = until + 0.05, until + 0.05 + stay
+            removed = _moment(dates, gone) if gone < dates.size - 1 else None
+            work = replace(work, start=_moment(dates, begin), removed=removed)
+        elif spec.tow and work.removed is None:
+            left[spec.tow] = (float(dates.size), 0.0)
+        elif spec.tow:
+            ends = [_position(dates, moment) for moment in (work.start, work.removed)]
+            left[spec.tow] = (ends[1], ends[1] - ends[0])
+        out.append(work)
+    return tuple(out)
+
+
+def _position(dates: Dates, moment: Any) -> float:
+    """Fractional place of a moment in the stack."""
+    k = int(np.clip(np.searchsorted(dates, moment, side="right") - 1, 0, dates.size - 2))
+    return k + float((moment - dates[k]) / (dates[k + 1] - dates[k]))
+
+
+def _paced(rng: np.random.Generator, specs: list[_Spec], good: NDArray[np.bool_], follow: int) -> list[_Spec]:
     """Squeeze the later starts so that the last is in time, and let a few be late after all."""
-    last, fourth = good.size - 1, np.nonzero(good)[0][-4:]
-    limit = min((float(fourth[0]) if fourth.size == 4 else last / 2) - 0.4, last - 2.4) / last
+    last, final = good.size - 1, np.nonzero(good)[0][-follow:]
+    limit = min((float(final[0]) if final.size == follow else last / 2) - 0.4, last - 2.4) / last
     latest, floor = max(spec.when for spec in specs), 0.4
     squeeze = min((max(limit, floor + 0.1) - floor) / max(latest - floor, 1e-6), 1.0)
     out = []
@@ -255,6 +287,69 @@ def _beside(
         place = (edge + side * (30 + long / 2), -flow * (size["pier"][1] / 2 + 26 + wide / 2))
         yard = _Spec("earthworks", "earth_fill", 0.0, place, (long, wide), begin - 0.03)
         specs.append(replace(yard, turn_deg=float(rng.uniform(-15, 15))))
+    return specs
+
+
+def _on_land(settings: SceneSettings, ground: Terrain) -> list[_Spec]:
+    """Sheds, greenhouses, yards and heaps that somebody sets up on land, away from the crossing or not."""
+    if settings.land_works <= 0:
+        return []
+    rng = stream(settings.seed, "land-works")
+    long_m = (8.0, 18.0) if settings.gsd_m < 1.5 else (18.0, 40.0) if settings.gsd_m < 5 else (40.0, 90.0)
+    specs: list[_Spec] = []
+    for _ in range(int(rng.poisson(settings.land_works))):
+        building, long = bool(rng.random() < 0.65), float(rng.uniform(*long_m))
+        wide, turn = long * float(rng.uniform(0.4, 0.8)), float(rng.uniform(0, 90))
+        roofs, fills = ["roof_tile", "roof_blue", "painted_steel", "film"], ["earth_fill", "gravel"]
+        material, tall = str(rng.choice(roofs if building else fills)), float(rng.uniform(3, 6))
+        when, lasts = float(rng.uniform(0.2, 0.85)), float(rng.uniform(0.2, 0.4))
+        place = _dry_place(rng, ground, long)
+        if place is None:
+            continue
+        kind, lasting = "building" if building else "earthworks", building or rng.random() < 0.6
+        spec = _Spec(kind, material, tall if building else 1.5, place, (long, wide), when)
+        specs.append(replace(spec, turn_deg=turn, lasts=None if lasting else lasts))
+    return specs
+
+
+def _off_rail(ground: Terrain, spec: _Spec) -> bool:
+    """Whether a place leaves the old bridge alone."""
+    shape = ground.box(*spec.place, *spec.size, spec.turn_deg)
+    return bool(min(shape.distance(part) for part in (ground.rail, *ground.rail_piers)) > 15)
+
+
+def _dry_place(rng: np.random.Generator, ground: Terrain, clear_m: float) -> tuple[float, float] | None:
+    """Open land away from bank, wood and roofs, `(across, along)`; None if a few tries find none."""
+    for _ in range(60):
+        row, col = (int(rng.integers(MARGIN + 8, n - MARGIN - 8)) for n in ground.shape)
+        open_land = ground.label[row, col] not in (FOREST, ROOF, ROOF_BLUE) and ground.road[row, col] < 0.1
+        if open_land and ground.bank_m[row, col] < -clear_m and ground.bed_m[row, col] > 1.3:
+            return float(ground.across_m[row, col]), float(ground.along_m[row, col])
+    return None
+
+
+def _in_river(settings: SceneSettings, ground: Terrain, banks: tuple[float, float]) -> list[_Spec]:
+    """Weirs of stakes and stone, and pontoons that lie in one place and are then towed to another."""
+    if settings.river_works <= 0:
+        return []
+    rng, gsd, width = stream(settings.seed, "river-works"), settings.gsd_m, banks[1] - banks[0]
+    reach = 0.5 * min(ground.shape) * gsd
+    specs: list[_Spec] = []
+    for number in range(1, int(rng.poisson(settings.river_works)) + 1):
+        side, along = int(rng.integers(2)), float(rng.choice([-1, 1]) * rng.uniform(70, 0.8 * reach))
+        edge, inward = banks[side], (1, -1)[side]
+        when, weir = float(rng.uniform(0.25, 0.7)), bool(rng.random() < 0.5)
+        long, lasts = float(rng.uniform(0.12, 0.3)) * width, float(rng.uniform(0.25, 0.4))
+        far = float(rng.choice([-1, 1]) * rng.uniform(60, 140))
+        if weir:
+            place, wide = (edge + inward * (long / 2 + 6), along), max(2.5, 0.8 * gsd)
+            spec = _Spec("unknown", "timber", 0.8, place, (long, wide), when, lasts)
+            specs.append(replace(spec, turn_deg=float(rng.uniform(-25, 25))))
+            continue
+        size = _sizes(gsd)["pontoon"]
+        place = (edge + inward * (size[0] / 2 + 15), along)
+        first = _Spec("pontoon", "painted_steel", 1.5, place, size, when, 0.2, tow=number)
+        specs += [first, replace(first, place=(place[0], along + far), when=when + 1e-6)]
     return specs
 
 
