@@ -425,8 +425,8 @@ def test_poor_stacks_come_back_as_they_are():
 
 
 SHIFT_COORDS = [
-    "shift_dy_px", "shift_dx_px", "shift_residual_px", "shift_tie_points", "shift_accepted", "shift_applied",
-    "shift_why",
+    "shift_dy_px", "shift_dx_px", "shift_residual_px", "shift_tie_points", "shift_model",
+    "shift_accepted", "shift_applied", "shift_why",
 ]  # fmt: skip
 
 

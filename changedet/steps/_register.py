@@ -20,19 +20,18 @@ Array = npt.NDArray[Any]
 
 _GRADIENT = np.array([-0.5, 0.0, 0.5])
 _THIN_ABOVE_PX = 32  # windows this large use every other row: smoothing made neighbors alike
-_MOST_WINDOWS = 24
 _SCALE_SAMPLE = 8_000
 _LEAST_SHARE = 0.25  # of a window that must be valid
-_LEAST_NCC = 0.3  # of a window that may count as a tie point
-_LARGEST_SIGMA_PX = 0.25  # standard error of a tie point, each axis
-_LARGEST_RESIDUAL_PX = 1.0
+LEAST_NCC = 0.3  # of a window that may count as a tie point
+LARGEST_SIGMA_PX = 0.25  # standard error of a tie point, each axis
+LARGEST_RESIDUAL_PX = 1.0
 _DARK = -0.5  # in units of the image's own spread
 _SOFT = 3.6  # residuals of so many standard deviations count a quarter, larger ones hardly
-_CORRELATED = 3.0  # smoothing makes neighbors agree: so many pixels count as one
+CORRELATED = 3.0  # smoothing makes neighbors agree: so many pixels count as one
 _STEPS, _CONVERGED_PX, _ON_THE_WAY_PX = 8, 0.004, 0.03
-_NEGLIGIBLE_PX = 0.1
-_LEAST_SCORE = 0.4  # correlation of held-out windows
-_SIGMAS = 2.0  # how sure the gain in similarity must be
+NEGLIGIBLE_PX = 0.1
+LEAST_SCORE = 0.4  # correlation of held-out windows
+SIGMAS = 2.0  # how sure the gain in similarity must be
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,9 @@ def template(
     window_px: int = 64,
     max_shift_px: float = 4.0,
     like: Template | None = None,
+    corner: Array | None = None,
+    most: int = 24,
+    thin: bool = True,
     bright_side: bool = True,
 ) -> Template:
     """Prepare a reference for :func:`match`.
@@ -132,19 +134,23 @@ def template(
     window_px : largest side of a window, pixels
     max_shift_px : longest shift that will be looked for, pixels
     like : template whose windows to use again, so that images cut for it fit
+    corner : (window, 2) first row and column of windows to choose from; else those of a lattice
+    most : windows to use, the best textured ones with enough valid pixels
+    thin : use every other row of large windows
     bright_side : leave out what is darker than its surroundings: cast shadows move with the sun
     """
     seen = features(reference)
     ok = erode(np.asarray(valid, bool) & seen.valid, 1, edges=True)
     side = window_side(ok.shape, window_px)
-    step = 2 if side >= _THIN_ABOVE_PX else 1
+    step = 2 if thin and side >= _THIN_ABOVE_PX else 1
     rows, columns = (np.arange(0, n - side // 2, side) for n in ok.shape)
     lattice = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    lattice = lattice if corner is None else corner
     corner = lattice if like is None else like.corner
-    inside = _windows(ok, corner, side, 0)[:, ::step]
+    inside = cut_windows(ok, corner, side, 0)[:, ::step]
     gradients = [filter_axis(seen.values, _GRADIENT, -1, axis) for axis in (-2, -1)]
-    layers = [_windows(x, corner, side, 0)[:, :, ::step] for x in (*gradients, seen.values)]
-    keep = _best_windows(layers[:2], inside) if like is None else np.arange(len(corner))
+    layers = [cut_windows(x, corner, side, 0)[:, :, ::step] for x in (*gradients, seen.values)]
+    keep = _best_windows(layers[:2], inside, most) if like is None else np.arange(len(corner))
     parts = np.stack([np.ones_like(layers[0]), *layers], axis=2)[:, keep]
     flat = parts.reshape(*parts.shape[:3], parts.shape[3] * parts.shape[4])
     reach = int(np.ceil(max_shift_px)) + 1 + REACH_PX
@@ -154,17 +160,17 @@ def template(
     bright_side)
 
 
-def _best_windows(gradients: list[Array], inside: Array) -> npt.NDArray[np.int64]:
-    """Numbers of the windows with enough valid pixels, at most ``_MOST_WINDOWS``: the best textured ones."""
+def _best_windows(gradients: list[Array], inside: Array, most: int) -> npt.NDArray[np.int64]:
+    """Numbers of the windows with enough valid pixels, at most so many: the best textured ones."""
     gy, gx = (g * inside for g in gradients)
     a, b, c = (np.einsum("bnyx,bnyx->n", p, q) for p, q in ((gy, gy), (gy, gx), (gx, gx)))
     weakest = (a + c) / 2 - np.sqrt(((a - c) / 2) ** 2 + b**2)
     enough = np.flatnonzero(inside.mean(axis=(1, 2)) >= _LEAST_SHARE)
-    best = np.argsort(-weakest[enough], kind="stable")[:_MOST_WINDOWS]
+    best = np.argsort(-weakest[enough], kind="stable")[:most]
     return np.sort(enough[best])
 
 
-def _windows(image: Array, corner: Array, side: int, reach: int) -> Array:
+def cut_windows(image: Array, corner: Array, side: int, reach: int) -> Array:
     """Cut ``(..., y, x)`` into ``(..., window, row, column)``, zeros beyond the edge."""
     lead = [(0, 0)] * (image.ndim - 2)
     padded = np.pad(image, [*lead, (reach, reach + side), (reach, reach + side)])
@@ -184,11 +190,11 @@ def cut(t: Template, moving: Array) -> Patches:
     moving : (band, y, x) array on the same grid, NaN = not usable; left alone
     """
     seen = features(moving)
-    values, valid = (_windows(x, t.corner, t.side_px, t.reach_px) for x in (seen.values, seen.valid))
+    values, valid = (cut_windows(x, t.corner, t.side_px, t.reach_px) for x in (seen.values, seen.valid))
     return Patches(halved(seen, seen.valid), values, valid)
 
 
-def _moved(t: Template, patches: Patches, shift: tuple[float, float]) -> tuple[Array, Array]:
+def moved(t: Template, patches: Patches, shift: tuple[float, float]) -> tuple[Array, Array]:
     """Shift patches: values (band, window, pixel) and where they are valid (window, pixel)."""
     (ty, fy, cy), (tx, fx, cx) = (shift_plan(delta) for delta in shift)
     side, step, h = t.side_px, t.step_px, t.reach_px
@@ -219,7 +225,7 @@ def _slide(views: list[Array], taps: Array) -> Array:
     return out
 
 
-def _moments(t: Template, values: Array, ok: Array, lines: Array | None) -> tuple[Array, Array]:
+def moments(t: Template, values: Array, ok: Array, lines: Array | None) -> tuple[Array, Array]:
     """Sums of products of (moving, 1, gy, gx, reference) per band and window, and the noise per band.
 
     Returns ``(band, window, 5, 5)`` float64 and ``(band,)``. With gain and offset per band, pixels count by
@@ -263,7 +269,7 @@ def _free(sums: Array) -> Array:
     return np.asarray(sums[..., 2:, 2:] - taken)
 
 
-def _step(free: Array) -> tuple[Array, Array, Array]:
+def solved(free: Array) -> tuple[Array, Array, Array]:
     """Solve ``(..., 3, 3)`` sums for the step and its standard error (..., 2), and what is left (...)."""
     a, b, c = free[..., 0, 0], free[..., 0, 1], free[..., 1, 1]
     det = a * c - b**2
@@ -285,7 +291,7 @@ def _lines(sums: Array, step: Array) -> Array:
     return lines
 
 
-def _correlation(sums: Array) -> Array:
+def correlation(sums: Array) -> Array:
     """Correlation of moving and reference per window, bands pooled, from (band, window, 5, 5) sums."""
     n = np.maximum(sums[..., 1, 1], 1e-9)
     cov = (sums[..., 0, 4] - sums[..., 0, 1] * sums[..., 1, 4] / n).sum(axis=0)
@@ -327,7 +333,7 @@ def match(
         return ShiftEstimate(why=f"no match within {max_shift_px:g} px (too little in common)")
     everywhere = np.ones(len(t.corner), bool)
     settled_px = _CONVERGED_PX if judge else _ON_THE_WAY_PX
-    found = _refine(t, moving, _Found(first, None), everywhere, max_shift_px, settled_px)
+    found = refine(t, moving, Found(first, None), everywhere, max_shift_px, settled_px)
     good, residual_px = _tie_points(found)
     if good.sum() < needed:
         return ShiftEstimate(
@@ -335,12 +341,12 @@ def match(
         )
     if not judge:
         return ShiftEstimate(*found.shift, residual_px, int(good.sum()), accepted=True, why="not tested")
-    found = _refine(t, moving, found, good, max_shift_px)
+    found = refine(t, moving, found, good, max_shift_px)
     return _judge(t, moving, found, max_shift_px, needed)
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """Where the iteration stands: shift, gain and offset per band, and the sums there."""
 
     shift: tuple[float, float]
@@ -350,7 +356,7 @@ class _Found:
     noise: Array = field(default_factory=lambda: np.ones(0))
 
 
-def _measured(found: _Found) -> str:
+def _measured(found: Found) -> str:
     """Say what shift was refused."""
     return f" (measured {found.shift[0]:+.2f}, {found.shift[1]:+.2f} px)"
 
@@ -376,52 +382,52 @@ def _vertex(three: Array) -> float:
     return float(np.clip((three[0] - three[2]) / (2 * bend), -0.5, 0.5)) if bend < 0 else 0.0
 
 
-def _pooled(sums: Array, noise: Array) -> Array:
+def pooled(sums: Array, noise: Array) -> Array:
     """Sums without gain and offset, bands added in units of their noise: (..., 3, 3)."""
     weight = 1 / np.square(noise)
     return np.asarray(np.einsum("b...,b->...", _free(sums), weight))
 
 
-def _refine(
+def refine(
     t: Template,
     moving: Patches,
-    found: _Found,
+    found: Found,
     windows: Array,
     max_shift_px: float,
     settled_px: float = _CONVERGED_PX,
-) -> _Found:
+) -> Found:
     """Gauss-Newton steps with redescending weights on some windows."""
     for _ in range(_STEPS):
-        sums, noise = _moments(t, *_moved(t, moving, found.shift), found.lines)
+        sums, noise = moments(t, *moved(t, moving, found.shift), found.lines)
         total = sums[:, windows].sum(axis=1)
-        step, _, _ = _step(_pooled(total, noise))
+        step, _, _ = solved(pooled(total, noise))
         step = np.clip(np.nan_to_num(step), -1, 1)
         weighted = found.lines is not None
         shift = np.clip(np.add(found.shift, step), -max_shift_px - 1, max_shift_px + 1)
-        found = _Found((float(shift[0]), float(shift[1])), _lines(total, step), step, sums, noise)
+        found = Found((float(shift[0]), float(shift[1])), _lines(total, step), step, sums, noise)
         if weighted and np.hypot(*step) < settled_px:
             break
     return found
 
 
-def _tie_points(found: _Found) -> tuple[npt.NDArray[np.bool_], float]:
+def _tie_points(found: Found) -> tuple[npt.NDArray[np.bool_], float]:
     """Windows that fix a shift of their own and agree on it, and their root mean square distance from it."""
-    free = _pooled(found.sums, found.noise)
-    step, sigma, left = _step(free)
+    free = pooled(found.sums, found.noise)
+    step, sigma, left = solved(free)
     count = np.maximum(found.sums[..., 1, 1].sum(axis=0), 1)
-    unit = np.sqrt(np.maximum(left, 0) / count * _CORRELATED)
+    unit = np.sqrt(np.maximum(left, 0) / count * CORRELATED)
     off = step - found.step
-    good = np.isfinite(off).all(axis=-1) & (_correlation(found.sums) >= _LEAST_NCC)
-    good &= np.nan_to_num(sigma * unit[:, None], nan=np.inf).max(axis=-1) <= _LARGEST_SIGMA_PX
+    good = np.isfinite(off).all(axis=-1) & (correlation(found.sums) >= LEAST_NCC)
+    good &= np.nan_to_num(sigma * unit[:, None], nan=np.inf).max(axis=-1) <= LARGEST_SIGMA_PX
     distance = np.hypot(*np.nan_to_num(off, nan=9.0).T)
     if good.any():
         limit = max(4 * float(np.median(distance[good])), 0.1)
-        good &= distance <= min(limit, 1.5 * _LARGEST_RESIDUAL_PX)
+        good &= distance <= min(limit, 1.5 * LARGEST_RESIDUAL_PX)
     residual = float(np.sqrt(np.square(distance[good]).mean())) if good.any() else float("nan")
     return good, residual
 
 
-def _judge(t: Template, moving: Patches, found: _Found, max_shift_px: float, needed: int) -> ShiftEstimate:
+def _judge(t: Template, moving: Patches, found: Found, max_shift_px: float, needed: int) -> ShiftEstimate:
     """Accept a shift only if it raises the similarity of windows that had no part in it."""
     good, residual_px = _tie_points(found)
     before, after = _held_out(t, moving, found, good)
@@ -436,30 +442,31 @@ def _judge(t: Template, moving: Patches, found: _Found, max_shift_px: float, nee
         why = "the fit did not settle"
     elif kept.size_px > max_shift_px:
         why = f"the shift is longer than {max_shift_px:g} px"
-    elif residual_px > _LARGEST_RESIDUAL_PX:
+    elif residual_px > LARGEST_RESIDUAL_PX:
         why = f"tie points disagree by {residual_px:.2f} px"
-    elif kept.size_px < _NEGLIGIBLE_PX and now >= _LEAST_SCORE:
+    elif kept.size_px < NEGLIGIBLE_PX and now >= LEAST_SCORE:
         return replace(kept, why="already aligned")
-    elif now < _LEAST_SCORE:
-        why = f"contrast is too different (correlation {now:.2f}; wanted {_LEAST_SCORE:g})"
-    elif not gain.mean() > _SIGMAS * error:
+    elif now < LEAST_SCORE:
+        why = f"contrast is too different (correlation {now:.2f}; wanted {LEAST_SCORE:g})"
+    elif not gain.mean() > SIGMAS * error:
         why = f"held-out similarity does not improve ({was:.3f} to {now:.3f})"
     if why:
         return replace(kept, dy=0.0, dx=0.0, accepted=False, why=why + _measured(found))
     return kept
 
 
-def _held_out(t: Template, moving: Patches, found: _Found, good: Array) -> tuple[Array, Array]:
+def _held_out(t: Template, moving: Patches, found: Found, good: Array) -> tuple[Array, Array]:
     """Correlation of good windows before and after a shift that was fitted on the other half of them."""
     numbers = np.flatnonzero(good)
     before, after = np.zeros(numbers.size), np.zeros(numbers.size)
-    unmoved, there = _moved(t, moving, (0.0, 0.0))
+    unmoved, there = moved(t, moving, (0.0, 0.0))
     for half in (0, 1):
         fit, check = numbers[half::2], numbers[1 - half :: 2]
-        step, _, _ = _step(_pooled(found.sums[:, fit].sum(axis=1), found.noise))
+        step, _, _ = solved(pooled(found.sums[:, fit].sum(axis=1), found.noise))
         off = np.nan_to_num(step) - found.step
-        moved, here = _moved(t, moving, (found.shift[0] + float(off[0]), found.shift[1] + float(off[1])))
-        for values, scores in ((unmoved, before), (moved, after)):
-            sums, _ = _moments(t, values, here & there, None)
-            scores[1 - half :: 2] = _correlation(sums)[check]
+        there_again = (found.shift[0] + float(off[0]), found.shift[1] + float(off[1]))
+        shifted, here = moved(t, moving, there_again)
+        for values, scores in ((unmoved, before), (shifted, after)):
+            sums, _ = moments(t, values, here & there, None)
+            scores[1 - half :: 2] = correlation(sums)[check]
     return before, after

@@ -44,10 +44,10 @@ def _cardinal(position: Array) -> Array:
     """Interpolating cubic spline that is 1 at 0 and 0 at the other whole numbers."""
     knots = np.arange(-24, 25)
     coefficients = -6 * _POLE / (1 - _POLE**2) * _POLE ** np.abs(knots)
-    return np.asarray(_bspline(position[:, None] - knots) @ coefficients)
+    return np.asarray(bspline(position[:, None] - knots) @ coefficients)
 
 
-def _bspline(x: Array) -> Array:
+def bspline(x: Array) -> Array:
     """Cubic B-spline."""
     a = np.abs(x)
     near, far = 2 / 3 - a**2 + a**3 / 2, np.clip(2 - a, 0, None) ** 3 / 6

@@ -67,12 +67,30 @@ class Sample:
         """Return the sampled pixels of any ``(…, y, x)`` array as they are; gaps are NaN (0 for integers)."""
         return _cut(image, self.rows, self.columns)
 
+    @property
+    def starts(self) -> tuple[list[int], list[int]]:
+        """First row of every tile within the sample, and first column."""
+        both = (self.rows, self.columns)
+        at = [[i * (part[0].stop - part[0].start + _GAP_PX) for i in range(len(part))] for part in both]
+        return at[0], at[1]
+
+    def place(self, points: Array) -> tuple[Array, Array]:
+        """Return rows and columns in the raster of points ``(n, 2)`` of the sample."""
+        out = []
+        for k, parts in enumerate((self.rows, self.columns)):
+            pitch = parts[0].stop - parts[0].start + _GAP_PX
+            tile = np.clip(points[:, k] // pitch, 0, len(parts) - 1).astype(int)
+            out.append(points[:, k] - tile * pitch + np.array([p.start for p in parts])[tile])
+        return out[0], out[1]
+
     def patch(self, **changes: Any) -> Sample:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
 
 
-def draw(stack: xr.Dataset, *, bands: tuple[str, ...], sample_px: int = 640) -> Sample:
+def draw(
+    stack: xr.Dataset, *, bands: tuple[str, ...], sample_px: int = 640, tile_px: int | None = None
+) -> Sample:
     """Read a sample of a stack; a lazy stack is read only there.
 
     Parameters
@@ -80,13 +98,14 @@ def draw(stack: xr.Dataset, *, bands: tuple[str, ...], sample_px: int = 640) -> 
     stack : stack with ``image`` and perhaps ``quality``
     bands : bands to read
     sample_px : side of the largest sample, pixels; less where the stack has many dates
+    tile_px : side of the tiles of a large raster; None takes a quarter of the sample's
     """
     image = stack["image"]
     if bands != tuple(map(str, image["band"].values)):
         image = image.sel(band=list(bands))
     afford = np.sqrt(SAMPLE_BYTES / (4 * max(image.sizes["time"] * len(bands), 1)))
     side = int(max(min(sample_px, afford), 64))
-    rows, columns = tiles((image.sizes["y"], image.sizes["x"]), side)
+    rows, columns = tiles((image.sizes["y"], image.sizes["x"]), side, tile_px)
     sar = is_sar(image)
     values = _log_power(_cut(image, rows, columns)) if sar else _cut(image, rows, columns)
     if "quality" in stack:
@@ -126,8 +145,16 @@ def named_reference(stack: xr.Dataset, reference: str | xr.DataArray) -> int | x
     return places[reference]
 
 
-def tiles(shape: tuple[int, int], side_px: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def tiles(
+    shape: tuple[int, int], side_px: int, tile_px: int | None = None
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Choose tiles that hold about ``side_px ** 2`` pixels: slices along rows and along columns.
+
+    Parameters
+    ----------
+    shape : rows and columns of the raster
+    side_px : side of a square of as many pixels
+    tile_px : side of a tile; None takes a quarter of that
 
     >>> tiles((300, 400), 400)
     ((slice(0, 300, None),), (slice(0, 400, None),))
@@ -137,11 +164,12 @@ def tiles(shape: tuple[int, int], side_px: int) -> tuple[tuple[slice, ...], tupl
     rows, columns = shape
     if rows * columns <= side_px**2:
         return (slice(0, rows),), (slice(0, columns),)
-    side = side_px // _TILES
-    down = int(np.clip(rows // side, 1, _TILES**2))
-    across = int(np.clip(columns // side, 1, _TILES**2))
-    across = min(across, _TILES**2 // min(down, _TILES))
-    down = min(down, _TILES**2 // across)
+    count = _TILES if tile_px is None else max(side_px // tile_px, 1)
+    side = side_px // count if tile_px is None else tile_px
+    down = int(np.clip(rows // side, 1, count**2))
+    across = int(np.clip(columns // side, 1, count**2))
+    across = min(across, count**2 // min(down, count))
+    down = min(down, count**2 // across)
     return _spread(rows, side, down), _spread(columns, side, across)
 
 

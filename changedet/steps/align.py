@@ -11,20 +11,21 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet.blocks import Windowed
 from changedet.errors import InputError, SettingError
-from changedet.scenes import UNUSABLE, Quality
+from changedet.steps._align_models import LADDERS, Registration, modeled
+from changedet.steps._align_move import move_flags, shifted
+from changedet.steps._align_ties import TiePoints, corners, tie_points
 from changedet.steps._bandpass import masked_ncc
-from changedet.steps._register import Patches, ShiftEstimate, Template, cut, match, template
-from changedet.steps._resample import CORE_PX, REACH_PX, apply_shift, move, move_valid
+from changedet.steps._register import Patches, ShiftEstimate, Template, cut, match, template, window_side
+from changedet.steps._resample import apply_shift
+from changedet.steps._resample_field import Field
 from changedet.steps._stable import (
     Sample,
     choose_bands,
@@ -36,11 +37,29 @@ from changedet.steps._stable import (
     usable,
 )
 
-__all__ = ["ShiftEstimate", "align", "apply_shift", "estimate_shift", "masked_ncc", "move_flags"]
+__all__ = [
+    "Field",
+    "Registration",
+    "ShiftEstimate",
+    "TiePoints",
+    "align",
+    "apply_shift",
+    "estimate_shift",
+    "masked_ncc",
+    "move_flags",
+    "register",
+    "resample",
+]
 
 Array = npt.NDArray[Any]
 
+ModelName = Literal["translation", "affine", "local", "auto"]
+
 _FEWEST_FOR_MEDIAN = 4
+_TIE_TILE_PX = 128  # of a large raster, where shifts may differ from place to place: two windows aside
+_TIE_SAMPLE_PX = 1280
+_MOST_TIES, _SHOWN_TIES = 256, 64
+_THE_REFERENCE = "the reference"
 _RESAMPLE_ABOVE_PX = 0.05  # for the reference alone: below, its scenes are taken as they are
 
 
@@ -95,44 +114,11 @@ def estimate_shift(
     return match(t, cut(t, moving), max_shift_px=max_shift_px, min_tie_points=min_tie_points)
 
 
-def move_flags(flags: Array, image: Array, shift: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Move quality flags as :func:`apply_shift` moves the image.
-
-    Parameters
-    ----------
-    flags : (y, x) uint8 of :class:`~changedet.scenes.Quality`; left alone
-    image : (band, y, x) array that the flags belong to, NaN = not usable
-    shift : (dy, dx), pixels
-
-    Returns
-    -------
-    (y, x) uint8: nearest flags; where the kernel met invalid pixels, the reasons these have; NODATA where
-    it met the edge
-    """
-    moved = _near_flags(flags, shift, 0)
-    kept = move_valid(np.asarray(np.isfinite(image).all(axis=0)), shift)
-    lost = ~kept & ((moved & UNUSABLE) == 0)
-    around = _near_flags(flags, shift, CORE_PX) & np.uint8(UNUSABLE)
-    reason = np.where(around > 0, around, np.uint8(Quality.NODATA))
-    return np.where(lost, moved | reason, moved).astype(np.uint8)
-
-
-def _near_flags(flags: Array, shift: tuple[float, float], radius_px: int) -> npt.NDArray[np.uint8]:
-    """Move flags to the nearest pixel, then spread each over a square."""
-    from scipy.ndimage import maximum_filter
-
-    out = np.zeros(flags.shape, np.uint8)
-    for bit in (q for q in Quality if (flags & q).any()):
-        layer = move(((flags & bit) > 0).astype(np.float32), shift, order=0) > 0
-        layer = maximum_filter(layer, 2 * radius_px + 1, mode="constant") if radius_px else layer
-        out |= np.where(layer, np.uint8(bit), np.uint8(0))
-    return out
-
-
 def align(
     stack: xr.Dataset,
     *,
     reference: str | xr.DataArray = "median",
+    model: ModelName = "translation",
     apply_above_px: float = 0.5,
     max_shift_px: float = 4.0,
     sample_px: int = 640,
@@ -148,15 +134,19 @@ def align(
     ----------
     stack : stack of scenes on one grid; left alone
     reference : ``median``, ``first``, ``last``, the id of a scene, or an image ``(band, y, x)`` on the grid
+    model : ``translation``: one shift a scene; ``affine`` or ``local`` (smooth): shifts that differ from
+        place to place, taken only where held-out tie points are surely nearer to them; ``auto``: the simplest
+        of the three that holds
     apply_above_px : shortest shift that is applied, pixels; shorter ones are recorded only
     max_shift_px : longest shift that is believed, pixels
-    sample_px : side of the largest sample, pixels
+    sample_px : side of the largest sample, pixels; twice that for other models than translation
 
     Returns
     -------
-    xr.Dataset with ``shift_dy_px``, ``shift_dx_px`` (shift to apply; zero where refused),
-    ``shift_residual_px``, ``shift_tie_points``, ``shift_accepted``, ``shift_applied`` and ``shift_why`` along
-    time. Pixels are lazy where the input's are, and the input's own where nothing is applied.
+    xr.Dataset with ``shift_dy_px``, ``shift_dx_px`` (shift to apply, its mean where it differs from place to
+    place; zero where refused), ``shift_residual_px``, ``shift_tie_points``, ``shift_model``,
+    ``shift_accepted``, ``shift_applied`` and ``shift_why`` along time. Pixels are lazy where the input's are,
+    and the input's own where nothing is applied.
 
     Raises
     ------
@@ -165,39 +155,124 @@ def align(
     GridError
         The reference image is on another grid.
     """
-    if not apply_above_px >= 0 or not 0 < max_shift_px <= 8:
+    _require_above(apply_above_px)
+    found = register(
+        stack, reference=reference, model=model, max_shift_px=max_shift_px, sample_px=sample_px
+    )
+    return resample(stack, found, apply_above_px=apply_above_px)
+
+
+def register(
+    stack: xr.Dataset,
+    *,
+    reference: str | xr.DataArray = "median",
+    model: ModelName = "translation",
+    max_shift_px: float = 4.0,
+    sample_px: int = 640,
+    ties: bool = False,
+) -> list[Registration]:
+    """Find how every scene lies on one reference; :func:`resample` then moves them.
+
+    Parameters
+    ----------
+    stack, reference, model, max_shift_px, sample_px : see :func:`align`
+    ties : look for tie points also where one shift is all that is asked for
+
+    Returns
+    -------
+    list of Registration, one a scene, in order of time
+
+    Raises
+    ------
+    SettingError, GridError
+        See :func:`align`.
+    """
+    if not 0 < max_shift_px <= 8 or model not in LADDERS:
         raise SettingError(
-            f"apply_above_px {apply_above_px}, max_shift_px {max_shift_px}; "
-            "wanted apply_above_px >= 0 and 0 < max_shift_px <= 8"
+            f"max_shift_px {max_shift_px}, model {model!r}; wanted 0 < max_shift_px <= 8 and one of "
+            f"{', '.join(LADDERS)}"
         )
-    estimates = _estimate(stack, reference, max_shift_px, sample_px)
-    applied = [e.accepted and e.size_px >= max(apply_above_px, 1e-3) for e in estimates]
-    return _labelled(_shifted(stack, estimates, applied), estimates, applied)
-
-
-def _estimate(
-    stack: xr.Dataset, reference: str | xr.DataArray, max_shift_px: float, sample_px: int
-) -> list[ShiftEstimate]:
-    """Two passes over a sample of the stack."""
     names = tuple(map(str, stack["band"].values))
     fixed = named_reference(stack, reference)
     if isinstance(fixed, xr.DataArray):
         names = tuple(b for b in names if b in set(map(str, fixed["band"].values)))
-    sample = draw(stack, bands=choose_bands(names), sample_px=sample_px)
+    bands = choose_bands(names)
+    if model == "translation":
+        sample = draw(stack, bands=bands, sample_px=sample_px)
+    else:
+        sample = draw(stack, bands=bands, sample_px=2 * sample_px, tile_px=_TIE_TILE_PX)
     dates = reference_dates(sample)
     if dates.size == 0:
-        return [ShiftEstimate(why="no usable pixel")] * len(sample.images)
+        return [Registration(ShiftEstimate(why="no usable pixel"))] * len(sample.images)
     if fixed is None and dates.size < _FEWEST_FOR_MEDIAN:
         fixed = int(dates[0])
-    return _two_passes(sample, dates, fixed, max_shift_px)
+    found, image, land = _two_passes(sample, dates, fixed, max_shift_px)
+    if model == "translation" and not ties:
+        return [Registration(one) for one in found]
+    shape = (stack.sizes["y"], stack.sizes["x"])
+    asked = {"name": model, "shape": shape, "max_shift_px": max_shift_px}
+    return _with_ties(sample, found, (image, land), asked)
+
+
+def _with_ties(
+    sample: Sample, found: list[ShiftEstimate], reference: tuple[Array, Array], asked: dict[str, Any]
+) -> list[Registration]:
+    """Match windows one by one, and see whether they want more than one shift."""
+    side = window_side(reference[0].shape, _TIE_TILE_PX // 2)
+    reach = float(asked["max_shift_px"])
+    t = template(
+        *reference,
+        max_shift_px=reach,
+        corner=corners(sample, side),
+        most=_MOST_TIES if LADDERS[asked["name"]] else _SHOWN_TIES,
+        thin=False,
+        bright_side=not sample.sar,
+    )
+    out = []
+    for one, image in zip(found, sample.images, strict=True):
+        if one.why == _THE_REFERENCE:
+            out.append(Registration(one))
+            continue
+        patches = cut(t, image)
+        ties = tie_points(t, patches, sample, max_shift_px=reach)
+        out.append(modeled(one, ties, (t, patches), **asked))
+    return out
+
+
+def resample(stack: xr.Dataset, found: list[Registration], *, apply_above_px: float = 0.5) -> xr.Dataset:
+    """Move scenes as :func:`register` found, once, each from its own pixels.
+
+    Parameters
+    ----------
+    stack : the stack that was registered; left alone
+    found : one a scene
+    apply_above_px : shortest shift that is applied, pixels
+
+    Returns
+    -------
+    xr.Dataset, see :func:`align`
+    """
+    _require_above(apply_above_px)
+    applied = [one.shift.accepted and one.largest_px >= max(apply_above_px, 1e-3) for one in found]
+    return _labelled(shifted(stack, found, applied), found, applied)
+
+
+def _require_above(apply_above_px: float) -> None:
+    """Refuse what is no length."""
+    if not apply_above_px >= 0:
+        raise SettingError(f"apply_above_px is {apply_above_px}; wanted 0 or more")
 
 
 def _two_passes(
     sample: Sample, dates: Array, fixed: int | xr.DataArray | None, max_shift_px: float
-) -> list[ShiftEstimate]:
-    """Match all dates with the reference; where that is the median, first with one sharp scene."""
+) -> tuple[list[ShiftEstimate], Array, Array]:
+    """Match all dates with the reference; where that is the median, first with one sharp scene.
+
+    Returns the shifts, the reference image, and the land to match it on.
+    """
     if fixed is not None:
-        return _first_pass(sample, dates, fixed, max_shift_px, judge=True)[0]
+        found = _first_pass(sample, dates, fixed, max_shift_px, judge=True)[0]
+        return found, *_reference(sample, dates, fixed, [])
     found, patches, t = _first_pass(sample, dates, _pivot(sample, dates), max_shift_px)
     if 2 * sum(found[i].accepted for i in dates) < dates.size:  # an odd scene to begin with
         found, patches, t = _first_pass(sample, dates, None, max_shift_px)
@@ -205,7 +280,8 @@ def _two_passes(
     image, land = _reference(sample, dates, None, found)
     t = template(image, land, max_shift_px=max_shift_px, like=t, bright_side=not sample.sar)
     starts = [e if e.accepted else None for e in found]
-    return [match(t, p, max_shift_px=max_shift_px, start=s) for p, s in zip(patches, starts, strict=True)]
+    found = [match(t, p, max_shift_px=max_shift_px, start=s) for p, s in zip(patches, starts, strict=True)]
+    return found, image, land
 
 
 def _first_pass(
@@ -222,7 +298,7 @@ def _first_pass(
     patches = [cut(t, image) for image in sample.images]
     found = [match(t, p, max_shift_px=max_shift_px, judge=judge) for p in patches]
     if isinstance(reference, int):
-        found[reference] = ShiftEstimate(accepted=True, why="the reference")
+        found[reference] = ShiftEstimate(accepted=True, why=_THE_REFERENCE)
     return found, patches, t
 
 
@@ -262,74 +338,17 @@ def _reference(
     return median, land
 
 
-def _shifted(stack: xr.Dataset, estimates: list[ShiftEstimate], applied: list[bool]) -> xr.Dataset:
-    """Return the stack with some scenes moved, lazy where it is; the same pixels where none is."""
-    if not any(applied):
-        return stack
-    image = stack["image"].transpose("time", "band", "y", "x")
-    moved = stack.assign(image=image.copy(data=_stacked(_moved_scene, [image], estimates, applied)))
-    if "quality" not in stack:
-        return moved
-    flags = stack["quality"].transpose("time", "y", "x")
-    data = _stacked(_moved_quality, [flags, image], estimates, applied)
-    return moved.assign(quality=flags.copy(data=data))
-
-
-def _stacked(
-    work: Callable[..., xr.DataArray],
-    images: list[xr.DataArray],
-    estimates: list[ShiftEstimate],
-    applied: list[bool],
-) -> Any:
-    """Put the dates of the first image together again, some of them worked on."""
-    dates = []
-    for i, (estimate, use) in enumerate(zip(estimates, applied, strict=True)):
-        scenes = [image.isel(time=i, drop=True) for image in images]
-        reach = int(np.ceil(max(abs(estimate.dy), abs(estimate.dx)))) + REACH_PX + CORE_PX
-        shift = {"dy": estimate.dy, "dx": estimate.dx, "halo_px": reach}
-        dates.append(work(*scenes, shift) if use else scenes[0])
-    return _concat(dates, "time").data
-
-
-def _concat(parts: list[xr.DataArray], dim: str) -> xr.DataArray:
-    """Stack arrays of one grid along a new dimension."""
-    return xr.concat(parts, dim, coords="minimal", compat="override", join="override", combine_attrs="drop")
-
-
-def _moved_scene(image: xr.DataArray, shift: dict[str, Any]) -> xr.DataArray:
-    """Move every band of a scene."""
-    bands = range(image.sizes["band"])
-    return _concat([_MOVE_BAND(image.isel(band=b, drop=True), **shift) for b in bands], "band")
-
-
-def _moved_quality(flags: xr.DataArray, image: xr.DataArray, shift: dict[str, Any]) -> xr.DataArray:
-    """Move the flags of a scene."""
-    return _MOVE_FLAGS(flags, image, **shift).astype(np.uint8)
-
-
-def _band_kernel(image: Array, *, dy: float = 0.0, dx: float = 0.0, halo_px: int = 8) -> Array:
-    """Move the one band of ``(1, y, x)``."""
-    return np.asarray(apply_shift(image, (dy, dx))[0])
-
-
-def _flags_kernel(flags: Array, image: Array, *, dy: float = 0.0, dx: float = 0.0, halo_px: int = 8) -> Array:
-    """Move the flags ``(1, y, x)`` of an image ``(band, y, x)``; float32, as blocks are."""
-    return move_flags(flags[0], image, (dy, dx)).astype(np.float32)
-
-
-_MOVE_BAND = Windowed(_band_kernel, "halo_px")
-_MOVE_FLAGS = Windowed(_flags_kernel, "halo_px")
-
-
-def _labelled(stack: xr.Dataset, estimates: list[ShiftEstimate], applied: list[bool]) -> xr.Dataset:
+def _labelled(stack: xr.Dataset, found: list[Registration], applied: list[bool]) -> xr.Dataset:
     """Write the shifts along time."""
     px = {"units": "px"}
+    shifts = [one.shift for one in found]
     return stack.assign_coords(
-        shift_dy_px=("time", np.array([e.dy for e in estimates]), px),
-        shift_dx_px=("time", np.array([e.dx for e in estimates]), px),
-        shift_residual_px=("time", np.array([e.residual_px for e in estimates]), px),
-        shift_tie_points=("time", np.array([e.tie_points for e in estimates], np.int64)),
-        shift_accepted=("time", np.array([e.accepted for e in estimates], bool)),
+        shift_dy_px=("time", np.array([e.dy for e in shifts]), px),
+        shift_dx_px=("time", np.array([e.dx for e in shifts]), px),
+        shift_residual_px=("time", np.array([e.residual_px for e in shifts]), px),
+        shift_tie_points=("time", np.array([e.tie_points for e in shifts], np.int64)),
+        shift_model=("time", np.array([one.model for one in found], dtype=object)),
+        shift_accepted=("time", np.array([e.accepted for e in shifts], bool)),
         shift_applied=("time", np.array(applied, bool)),
-        shift_why=("time", np.array([e.why for e in estimates], dtype=object)),
+        shift_why=("time", np.array([e.why for e in shifts], dtype=object)),
     )
