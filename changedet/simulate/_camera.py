@@ -33,7 +33,7 @@ def distort(settings: SceneSettings, ground: Terrain, bank: Bank, layers: Array,
     n = len(settings.bands)
     out = np.empty_like(layers)
     for k, layer in enumerate(layers):
-        map_coordinates(layer, at, output=out[k], order=3 if k < n else 1, mode="nearest")
+        map_coordinates(layer, at, output=out[k], order=2 if k < n else 1, mode="nearest")
     return out
 
 

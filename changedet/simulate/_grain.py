@@ -57,11 +57,14 @@ class Grain:
                 total[at] += np.float32(sd * self.strength * by_band[band]) * field
         return np.exp(total)
 
-    def drift(self, years: float, span_years: float) -> Array:
-        """Relative brightness after some years, a random walk of its own in every pixel (Karhunen-Loeve)."""
+    def drift(self, years: float, span_years: float, other: bool = False) -> Array:
+        """Relative change after some years, a random walk of its own in every pixel (Karhunen-Loeve).
+
+        `other` gives a second walk, of what covers the ground and not of its brightness.
+        """
         tau = np.clip(years / max(span_years, 1e-6), 0, 1)
         total = np.zeros(self.season.shape, dtype=np.float32)
-        for number, field in enumerate(self.waves):
+        for number, field in enumerate(self.waves[::-1] if other else self.waves):
             rate = (number + 0.5) * np.pi
             weight = np.sqrt(2 * span_years) * np.sin(rate * tau) / rate
             total += np.float32(weight * _DRIFT * self.strength) * field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from changedet.simulate._events import blob
 from changedet.simulate._fields import stream
@@ -23,14 +24,15 @@ def _moored(settings: SceneSettings, ground: Terrain, weather: tuple[Day, ...]) 
     """Barges and dredgers that lie for two to four scenes; a dredger is warped some metres between them."""
     rng = stream(settings.seed, "moored")
     found: list[Passing] = []
-    for _ in range(int(rng.poisson(settings.moored))):
-        first, stay = int(rng.integers(0, max(len(weather) - 1, 1))), int(rng.integers(1, 4))
+    free = [day.index for day in weather[:-1] if day.ice < 0.3]
+    for _ in range(int(rng.poisson(settings.moored)) if free else 0):
+        first, stay = int(rng.choice(free)), int(rng.integers(1, 4))
         long, wide = float(rng.uniform(25, 60)), float(rng.uniform(8, 14))
         place = _mooring(rng, ground, weather[first], min(0.15 * ground.crossing.width_m, 45.0))
         dredger, turn = bool(rng.random() < 0.3), float(rng.normal(0, 8))
         material = str(rng.choice(["steel", "painted_steel", "timber"]))
         days = _while(weather[first : first + stay + 1])
-        if place is None or not days:
+        if place is None:
             continue
         heading = ground.crossing.bearing_deg + 90 + turn
         last = days[-1].index
@@ -57,48 +59,56 @@ def _while(days: tuple[Day, ...]) -> tuple[Day, ...]:
 def _mooring(
     rng: np.random.Generator, ground: Terrain, day: Day, off_bank_m: float
 ) -> tuple[float, float] | None:
-    """A place in water near a bank, off the line of the crossing and the rail bridge."""
+    """A place in water near a bank, off the line of the crossing and the rail bridge; None if none is."""
     from shapely import Point
 
-    t = ground.transform
-    for _ in range(60):
-        row, col = (int(rng.integers(MARGIN + 6, n - MARGIN - 6)) for n in ground.shape)
-        near = 6 < ground.bank_m[row, col] < off_bank_m + 12
-        deep = day.level_m - ground.bed_m[row, col] > 0.8
-        x, y = t.c + (col + 0.5) * t.a, t.f + (row + 0.5) * t.e
-        clear = abs(ground.along_m[row, col]) > _CLEAR_OF_AXIS_M and ground.rail.distance(Point(x, y)) > 45
-        if near and deep and clear:
-            return x, y
+    near = (ground.bank_m > 6) & (ground.bank_m < off_bank_m + 12)
+    deep = (day.level_m - ground.bed_m > 0.8) & (np.abs(ground.along_m) > _CLEAR_OF_AXIS_M)
+    for _ in range(20):
+        place = _one_of(rng, ground, near & deep)
+        if place is not None and ground.rail.distance(Point(place)) > 45:
+            return place
     return None
+
+
+def _one_of(
+    rng: np.random.Generator, ground: Terrain, where: NDArray[np.bool_]
+) -> tuple[float, float] | None:
+    """Middle of a random pixel of a mask, inside the delivered grid; None where the mask is empty."""
+    edge = MARGIN + 4
+    rows, cols = np.nonzero(where[edge:-edge, edge:-edge])
+    if not rows.size:
+        return None
+    k, t = int(rng.integers(rows.size)), ground.transform
+    return t.c + (int(cols[k]) + edge + 0.5) * t.a, t.f + (int(rows[k]) + edge + 0.5) * t.e
 
 
 def _debris(settings: SceneSettings, ground: Terrain, weather: tuple[Day, ...]) -> list[Passing]:
     """Ice pushed onto the banks at breakup, for a scene or two; driftwood of the floods, until the next."""
     rng = stream(settings.seed, "debris")
+    spring = [day for day in weather if 70 < day.doy < 130 and day.ice < 0.4]
+    autumn = [day for day in weather if 190 < day.doy < 330]
     found = []
     for _ in range(int(rng.poisson(settings.debris))):
-        ice, first = bool(rng.random() < 0.4), int(rng.integers(0, len(weather)))
-        day = weather[first]
-        row, col = _shore(rng, ground, day.level_m)
-        place = (ground.transform.c + (col + 0.5) * ground.transform.a,
-                 ground.transform.f + (row + 0.5) * ground.transform.e)  # fmt: skip
-        if ice and 70 < day.doy < 130 and day.ice < 0.4:
-            size = float(rng.uniform(4, 18))
-            last = max(d.index for d in weather if (d.date - day.date) / np.timedelta64(1, "D") < 25)
-            found.append(Passing("ice-jam", blob(rng, place, size), first, last, "ice_white", 0.8, 0.9))
-        elif not ice and 190 < day.doy < 330:
+        days = spring if rng.random() < 0.4 else autumn
+        if not days:
+            continue
+        day = days[int(rng.integers(len(days)))]
+        above = ground.bed_m - np.float32(day.level_m)
+        place = _one_of(rng, ground, (above > 0.1) & (above < 1.4) & (ground.bank_m > -14))
+        if place is None:
+            continue
+        if days is spring:
+            heap, last = blob(rng, place, float(rng.uniform(4, 18))), _last_within(weather, day, 25)
+            found.append(Passing("ice-jam", heap, day.index, last, "ice_white", 0.8, 0.9))
+        else:
             long, wide = float(rng.uniform(5, 16)), float(rng.uniform(1.5, 5))
             until = next((d.index for d in weather if d.year > day.year and d.doy > 195), len(weather))
             heap = slab(place, long, wide, float(rng.uniform(0, 180)))
-            found.append(Passing("driftwood", heap, first, until - 1, "timber", 0.5, 0.85))
+            found.append(Passing("driftwood", heap, day.index, until - 1, "timber", 0.5, 0.85))
     return found
 
 
-def _shore(rng: np.random.Generator, ground: Terrain, level_m: float) -> tuple[int, int]:
-    """A pixel just above the water, or any if a few tries find none."""
-    row = col = MARGIN
-    for _ in range(80):
-        row, col = (int(rng.integers(MARGIN, n - MARGIN)) for n in ground.shape)
-        if level_m + 0.1 < ground.bed_m[row, col] < level_m + 1.4 and ground.bank_m[row, col] > -14:
-            break
-    return row, col
+def _last_within(weather: tuple[Day, ...], day: Day, days: float) -> int:
+    """Index of the last scene within some days of one."""
+    return max(d.index for d in weather if (d.date - day.date) / np.timedelta64(1, "D") < days)

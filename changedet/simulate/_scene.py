@@ -19,7 +19,7 @@ from changedet.simulate._maskflaws import eaten, mistrusted, spoil
 from changedet.simulate._render import blur_and_shift
 from changedet.simulate._settings import SceneSettings
 from changedet.simulate._sky import clear_truth, clouds, delivered_mask, record, veil
-from changedet.simulate._surface import surface
+from changedet.simulate._surface import slow_changes, surface
 from changedet.simulate._terrain import MARGIN, Terrain, terrain
 from changedet.simulate._weather import Day
 from changedet.simulate._works import Structure, programme
@@ -57,7 +57,8 @@ class Simulation:
     truth_by_date : id, date, geometry: the footprint on each scene on which it stands
     distractors : kind, first_date, last_date, geometry of what is no structure. Kinds: vessel, wake,
         ice-object, ice-track, stockpile, harvest, film; in hard mode also barge, dredger, ice-jam, driftwood,
-        bar, scour, bank-erosion, bank-growth, plowed, clearing, burn, part-harvest, pond, roadworks,
+        bar, scour, bar-plants, burnt-grass, mown-grass,
+        bank-erosion, bank-growth, plowed, clearing, burn, part-harvest, pond, roadworks,
         repainted, and masked (where the mask took clear ground for cloud on a third of the scenes or more)
     control : the rail bridge, which never changes
     axis : line of the new bridge, from land to land
@@ -206,6 +207,8 @@ def _changes(
     """What changed without being built and is in the picture already: rows for the table of distractors."""
     dates = np.array([day.date for day in weather], dtype="datetime64[ns]")
     rows = traces(stage.settings, stage.ground, stage.moving, dates)
+    if stage.settings.land_events > 0:
+        rows += slow_changes(stage.settings, stage.ground, weather)
     for event in stage.events:
         there = [day.index for day in weather if event.on(day.date)]
         rows.append((event.kind, event.geometry, there[0], there[-1]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from changedet.simulate._bars import outline
 from changedet.simulate._events import Event, alter
 from changedet.simulate._fields import Array, Bank, fractal, smoothstep, stream
 from changedet.simulate._grain import Grain
@@ -102,33 +105,74 @@ def _mingle(settings: SceneSettings, ground: Terrain, grain: Grain, day: Day, la
         blend("forest_bare", "forest_green", float(wood), bands),
         spectrum("soil", bands),
     )
+    years = _years(settings, day)
+    span = float((np.datetime64(settings.end) - np.datetime64(settings.start)) / np.timedelta64(365, "D"))
     room = np.where(made, np.float32(0.25), np.where(label >= FIELD, np.float32(0.6), np.float32(1)))
+    # what grows where changes with the years: a third of a share in a year, sd
+    room *= np.clip(1 + np.float32(5) * grain.drift(years, span, other=True), 0.1, 2.5)
     for values, share in zip(others, grain.companions, strict=True):
-        land += (values[:, None, None] - land) * (share * room)
-    years = (day.date - np.datetime64(settings.start)) / np.timedelta64(365, "D")
-    span = (np.datetime64(settings.end) - np.datetime64(settings.start)) / np.timedelta64(365, "D")
+        land += (values[:, None, None] - land) * np.clip(share * room, 0, 0.8)
+    land += (others[0][:, None, None] - land) * _settled(ground, grain, years)
     sand = np.isin(label, (SAND, GRAVEL))
-    settled = smoothstep(grain.pioneers + np.float32(0.45 * years), 1.3, 2.0) * sand
-    settled *= smoothstep(ground.bed_m, 0.25, 0.9) * np.float32(0.85 * min(grain.strength, 1))
-    land += (others[0][:, None, None] - land) * settled
-    pace = np.where(sand | (label >= FIELD), np.float32(1), np.where(made, np.float32(0.3), np.float32(0.5)))
-    land *= grain.colors(bands) * (1 + pace * np.clip(grain.drift(float(years), float(span)), -0.6, 0.6))
+    pace = np.where(sand | (label >= FIELD), np.float32(1), np.where(made, np.float32(0.3), np.float32(0.7)))
+    land *= grain.colors(bands) * (1 + pace * np.clip(grain.drift(years, span), -0.6, 0.6))
 
 
 def _disturb(settings: SceneSettings, ground: Terrain, day: Day, land: Array) -> None:
     """Burn grass and reeds in patches in early spring, mow them in late summer; in place, anew each year."""
-    burnt = np.clip((day.doy - 70) / 30, 0, 1) * np.clip((150 - day.doy) / 20, 0, 1)
-    mown = np.clip((day.doy - 215) / 25, 0, 1) * np.clip((330 - day.doy) / 20, 0, 1)
-    for name, strength in (("burn", float(burnt)), ("mow", float(mown))):
+    for name, strength in _disturbed(day.doy).items():
         if strength <= 0:
             continue
-        rng = stream(settings.seed, name, day.year)
-        patch = fractal(rng, ground.shape, float(rng.uniform(25, 90)) / settings.gsd_m, 2.4)
-        share = smoothstep(patch, 1.0, 1.2) * np.float32(strength) * np.isin(ground.label, (GRASS, REED))
+        patch = _patches(settings, ground, name, day.year)
+        share = patch * np.float32(strength) * np.isin(ground.label, (GRASS, REED))
         after = (
             spectrum("stubble", settings.bands) if name == "mow" else spectrum("soil", settings.bands) * 0.4
         )
         land += (after.astype(np.float32)[:, None, None] - land) * share * np.float32(0.8)
+
+
+def _disturbed(doy: float) -> dict[str, float]:
+    """How much of the burning and the mowing of a year shows on a day, 0 to 1."""
+    burnt = np.clip((doy - 70) / 30, 0, 1) * np.clip((150 - doy) / 20, 0, 1)
+    mown = np.clip((doy - 215) / 25, 0, 1) * np.clip((330 - doy) / 20, 0, 1)
+    return {"burn": float(burnt), "mow": float(mown)}
+
+
+def _patches(settings: SceneSettings, ground: Terrain, name: str, year: int) -> Array:
+    """Where grass is burnt or mown in a year, `(y, x)`, 0 to 1."""
+    rng = stream(settings.seed, name, year)
+    patch = fractal(rng, ground.shape, float(rng.uniform(25, 90)) / settings.gsd_m, 2.4)
+    return smoothstep(patch, 1.0, 1.2)
+
+
+def slow_changes(
+    settings: SceneSettings, ground: Terrain, weather: tuple[Day, ...]
+) -> list[tuple[str, Any, int, int]]:
+    """Kind, outline, first and last scene of burnt and mown grass and of plants that settle on sand."""
+    found: list[tuple[str, Any, int, int]] = []
+    grassy = np.isin(ground.label, (GRASS, REED))
+    for year in sorted({day.year for day in weather}):
+        for name, kind in (("burn", "burnt-grass"), ("mow", "mown-grass")):
+            on = [d.index for d in weather if d.year == year and _disturbed(d.doy)[name] > 0.1]
+            if on:
+                shape = outline(ground, grassy & (_patches(settings, ground, name, year) > 0.2))
+                found.append((kind, shape, on[0], on[-1]))
+    if ground.grain is not None:
+        ends = [_settled(ground, ground.grain, _years(settings, weather[k])) for k in (0, -1)]
+        found.append(("bar-plants", outline(ground, ends[1] - ends[0] > 0.2), 0, len(weather) - 1))
+    return [row for row in found if not row[1].is_empty]
+
+
+def _years(settings: SceneSettings, day: Day) -> float:
+    """Years from the first possible day of the stack."""
+    return float((day.date - np.datetime64(settings.start)) / np.timedelta64(365, "D"))
+
+
+def _settled(ground: Terrain, grain: Grain, years: float) -> Array:
+    """Share of dry sand and gravel that plants have taken after some years, `(y, x)`."""
+    share = smoothstep(grain.pioneers + np.float32(0.45 * years), 1.3, 2.0)
+    share *= smoothstep(ground.bed_m, 0.25, 0.9) * np.float32(0.85 * min(grain.strength, 1))
+    return np.asarray(share * np.isin(ground.label, (SAND, GRAVEL)), dtype=np.float32)
 
 
 def _leaning(settings: SceneSettings, ground: Terrain, day: Day, land: Array) -> Array:
