@@ -108,13 +108,13 @@ def test_align_writes_scenes_and_shifts(series, tmp_path):
     told = json.loads(call("align", series, "-o", out, "--json").stdout)
     with (out / "shifts.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "dy_px", "dx_px", "residual_px", "tie_points", "accepted", "why"]
+    assert list(rows[0]) == ["id", "dy_px", "dx_px", "residual_px", "tie_points", "accepted", "why", "model"]
     assert [r["id"] for r in rows] == [f"s_20240{m}15" for m in (1, 2, 3, 4)]
     off = rows[2]
     assert off["accepted"] == "true"
     assert abs(float(off["dy_px"]) + 1.5) < 0.05 and abs(float(off["dx_px"]) - 1.5) < 0.05
     assert [s["id"] for s in told["shifts"]] == [r["id"] for r in rows]
-    names = {f"s_20240{m}15_aligned.tif" for m in (1, 2, 3, 4)} | {"shifts.csv"}
+    names = {f"s_20240{m}15_aligned.tif" for m in (1, 2, 3, 4)} | {"shifts.csv", "shifts.png"}
     assert {p.name for p in out.iterdir()} == names
     with rasterio.open(series / "s_20240115.tif") as a, rasterio.open(out / "s_20240315_aligned.tif") as b:
         left = (b.read() - a.read())[:, 20:-20, 20:-20]
@@ -291,7 +291,7 @@ def test_evaluate_takes_the_folder_of_a_diff(tmp_path):
     truth = boxes((100, 100), (400, 400))
     after[:, GRID.rasterize(truth.geometry)] += 0.3
     pair = write(tmp_path / "a.tif", image), write(tmp_path / "b.tif", after)
-    call("diff", *pair, "-o", tmp_path / "out", "-q")
+    call("diff", *pair, "-o", tmp_path / "out", "-q", "--method", "cva")
     write_geojson(tmp_path / "truth.geojson", truth)
     scores = evaluate_files(tmp_path / "out", tmp_path / "truth.geojson")
     assert scores["objects"]["f1"] == 1.0 and scores["pixels"]["f1"] == 1.0 and scores["pixels"]["auc"] == 1.0

@@ -11,7 +11,28 @@ from changedet.cli._console import bars, command_line, emit, say, table
 
 Reference = Annotated[
     str | None,
-    typer.Option("--reference", metavar="median|first|last|ID", help="What to lay the scenes on [median]."),
+    typer.Option(
+        "--reference",
+        metavar="median|first|last|ID|FILE",
+        help="What to bring the scenes to [median of the stack; below four dates the most usable one].",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="translation|affine|local|auto",
+        help="One shift a scene, or shifts that differ from place to place where held-out tie points ask for "
+        "them [translation].",
+    ),
+]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAME,NAME",
+        help="Only these files; `scenes` stands for all scenes. The table is always written. Repeatable.",
+    ),
 ]
 ApplyAbove = Annotated[
     float,
@@ -111,6 +132,7 @@ def align(
     out: option.Out,
     *,
     reference: Reference = None,
+    model: Model = None,
     apply_above: ApplyAbove = 0.1,
     site: option.SiteName = None,
     aoi: option.Aoi = None,
@@ -122,6 +144,7 @@ def align(
     warp: option.Warp = False,
     plan: option.PlanFile = None,
     set_: option.Set = None,
+    outputs: Outputs = None,
     compress: option.Compress = None,
     overwrite: option.Overwrite = False,
     json: option.Json = False,
@@ -130,24 +153,27 @@ def align(
 ) -> None:
     """Co-register scenes, with quality figures.
 
-    Writes the shifted scenes (<id>_aligned.tif) and shifts.csv.
+    Writes the shifted scenes (<id>_aligned.tif), shifts.csv and shifts.png. Two images need no dates; the
+    first one given is the reference then.
 
     A shift is (dy, dx) in pixels, to be applied to the scene. One that does not improve the likeness of
-    windows held out of its estimate is refused, and the scene is left as it is.
+    windows held out of its estimate is refused, and the scene is left as it is. With --outputs shifts.csv
+    only a sample of the pixels is read.
     """
     given = locals()
     from changedet.pipeline.coregister import coregister
 
     chosen = option.make_plan(given)
     changes: dict[str, Any] = {"align.apply_above_px": apply_above}
-    if reference is not None:
-        changes["align.reference"] = reference
+    changes |= {"align.reference": reference} if reference is not None else {}
+    changes |= {"align.model": model} if model is not None else {}
     with bars() as progress:
         found = coregister(
             scenes,
             out,
             chosen.with_values(changes),
             aoi=option.area_of(site, aoi),
+            outputs=option.names_of(outputs),
             overwrite=overwrite,
             progress=progress,
         )

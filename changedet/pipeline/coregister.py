@@ -1,11 +1,9 @@
-"""Scenes laid on one another: shifted copies, and a table that says how good each shift is."""
+"""Scenes laid on one another: shifted copies, and a table and a figure that say how good each shift is."""
 
 from __future__ import annotations
 
-import csv
-import io as text_io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +14,27 @@ from changedet.io.files import write_text
 from changedet.io.products import find_scenes
 from changedet.io.raster import write_cog
 from changedet.io.stack import open_stack
+from changedet.pipeline import _figures
+from changedet.pipeline._tables import csv_text, number, wanted_outputs
 from changedet.pipeline._work import Progress, quiet, staged
 from changedet.pipeline.plan import Plan
-from changedet.steps.align import align
+from changedet.scenes import Scene
+from changedet.steps.align import Registration, align, register, resample
 
 if TYPE_CHECKING:
     import xarray as xr
     from shapely.geometry.base import BaseGeometry
 
-TABLE = "shifts.csv"
-COLUMNS = ("id", "dy_px", "dx_px", "residual_px", "tie_points", "accepted", "why")
+TABLE, FIGURE = "shifts.csv", "shifts.png"
+COLUMNS = ("id", "dy_px", "dx_px", "residual_px", "tie_points", "accepted", "why", "model")
+
+LAZY_BYTES = 128_000_000
+"""A stack that takes more memory is read block by block; the result is the same."""
+
+SAMPLE_CHUNK_PX = 512
+"""Side of the blocks of a stack of which only a sample is wanted: that of the files' own tiles."""
+
+CHUNK_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -42,32 +51,45 @@ class Shifts:
     files: tuple[Path, ...]
 
 
-def coregister(
-    scenes: Sequence[str | Path],
-    out: str | Path,
-    plan: Plan | None = None,
-    *,
-    aoi: BaseGeometry | None = None,
-    overwrite: bool = False,
-    progress: Progress = quiet,
-) -> Shifts:
-    """Lay scenes on one reference and write them.
+@dataclass(frozen=True)
+class Source:
+    """Scenes that are to be worked on together, opened as often as needed.
 
     Parameters
     ----------
-    scenes : files, folders, globs
-    out : folder for ``<id>_aligned.tif`` (reflectance or power, NaN = not usable) and ``shifts.csv``
-    plan : settings; sections ``read``, ``align``, ``write``
+    scenes : records, each with a date
+    dated : False where the dates were made up
+    plan : settings
     aoi : lon/lat area to crop to
-    overwrite : replace earlier results in ``out``
-    progress : called as the work goes on
+    """
+
+    scenes: tuple[Scene, ...]
+    dated: bool
+    plan: Plan
+    aoi: BaseGeometry | None
+
+    @property
+    def lazy(self) -> bool:
+        """True where the stack is too large to be held."""
+        rows, columns = self.scenes[0].grid.shape
+        return 4 * rows * columns * sum(len(s.bands) for s in self.scenes) > LAZY_BYTES
+
+    def open(self, chunk_px: int, scenes: Sequence[Scene] | None = None) -> xr.Dataset:
+        """Open the scenes as a stack; in blocks where it is large."""
+        read = self.plan.section("read")
+        chunk = chunk_px if self.lazy else None
+        given = list(self.scenes if scenes is None else scenes)
+        return open_stack(given, aoi=self.aoi, bands=read["bands"], warp=read["warp"], chunk_px=chunk)
+
+
+def find(scenes: Sequence[str | Path], plan: Plan, aoi: BaseGeometry | None) -> Source:
+    """Find two or more scenes; of two images without dates the first one given is the first.
 
     Raises
     ------
-    InputError and its kin
-        The scenes do not fit together, or the folder cannot take the results.
+    TooFewScenesError
+        Fewer than two.
     """
-    plan = plan or Plan()
     read = plan.section("read")
     found = find_scenes(
         list(scenes),
@@ -80,61 +102,140 @@ def coregister(
         raise TooFewScenesError(
             f"{len(found)} scene{'s' * (len(found) != 1)} given; wanted two or more to lay on one another"
         )
-    names = {s.id: f"{s.id.replace('/', '_')}_aligned.tif" for s in found}
-    with staged(Path(out), marker=TABLE, names=tuple(names.values()), overwrite=overwrite) as stage:
+    if len(found) == 2 and all(s.date is None for s in found):
+        return Source(tuple(_ordered(found, scenes)), False, plan, aoi)
+    return Source(tuple(found), True, plan, aoi)
+
+
+def _ordered(pair: list[Scene], given: Sequence[str | Path]) -> list[Scene]:
+    """Put two scenes without dates in the order in which they were given, a day apart."""
+
+    def place(scene: Scene) -> int:
+        path = Path(scene.path).resolve()
+        known = [i for i, name in enumerate(given) if path.is_relative_to(Path(name).resolve())]
+        return min(known, default=len(given))
+
+    days = np.array(["1970-01-01", "1970-01-02"], "datetime64[ns]")
+    return [replace(s, date=day) for s, day in zip(sorted(pair, key=place), days, strict=True)]
+
+
+def reference_of(source: Source, name: str) -> str | xr.DataArray:
+    """Return a reference by name, or the image where the name is that of a file."""
+    known = {"median", "first", "last", *(s.id for s in source.scenes)}
+    if name in known or not Path(name).exists():
+        return name
+    found = find_scenes([name], band_names=source.plan.section("read")["band_names"])
+    scene = replace(found[0], date=np.datetime64("1970-01-01", "ns"))
+    grid = source.scenes[0].grid
+    if not source.plan.section("read")["warp"]:
+        grid.require_same(scene.grid, name=scene.id, reference=source.scenes[0].id)
+    image: xr.DataArray = source.open(SAMPLE_CHUNK_PX, [scene])["image"].isel(time=0, drop=True)
+    return image
+
+
+def coregister(
+    scenes: Sequence[str | Path],
+    out: str | Path,
+    plan: Plan | None = None,
+    *,
+    aoi: BaseGeometry | None = None,
+    outputs: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Progress = quiet,
+) -> Shifts:
+    """Lay scenes on one reference and write them.
+
+    Parameters
+    ----------
+    scenes : files, folders, globs
+    out : folder for ``<id>_aligned.tif`` (reflectance or power, NaN = not usable), ``shifts.csv`` and
+        ``shifts.png``
+    plan : settings; sections ``read``, ``align``, ``write``
+    aoi : lon/lat area to crop to
+    outputs : write only these: file names, or ``scenes`` for all scenes; ``shifts.csv`` is always written
+    overwrite : replace earlier results in ``out``
+    progress : called as the work goes on
+
+    Raises
+    ------
+    InputError and its kin
+        The scenes do not fit together, or the folder cannot take the results.
+    """
+    plan = plan or Plan()
+    source = find(scenes, plan, aoi)
+    names = {s.id: f"{s.id.replace('/', '_')}_aligned.tif" for s in source.scenes}
+    wanted = wanted_outputs(outputs, tuple(names.values()), (TABLE, FIGURE))
+    every = (*names.values(), FIGURE)
+    with staged(Path(out), marker=TABLE, names=every, overwrite=overwrite) as stage:
         progress("read", 0, 1)
-        stack = open_stack(found, aoi=aoi, bands=read["bands"], warp=read["warp"])
+        stack = source.open(SAMPLE_CHUNK_PX)
         progress("read", 1, 1)
-        progress("align", 0, 1)
-        moved = align(stack, **plan.keywords(align))
-        progress("align", 1, 1)
-        for done in range(moved.sizes["time"]):
-            one = moved.isel(time=done)
-            _write(stage / names[str(one.scene.item())], one, plan.section("write")["compress"])
-            progress("write", done + 1, moved.sizes["time"])
-        rows = _rows(moved)
-        write_text(stage / TABLE, _csv(rows))
-    return Shifts(rows, tuple(Path(out) / name for name in (*names.values(), TABLE)))
+        found = _registered(source, stack, FIGURE in wanted, progress)
+        rows = _rows(stack, found)
+        files = [name for name in names.values() if name in wanted]
+        if files:
+            whole = source.open(CHUNK_PX) if source.lazy else stack
+            moved = resample(whole, found, apply_above_px=plan.keywords(align)["apply_above_px"])
+            _write_scenes(stage, moved, {k: v for k, v in names.items() if v in wanted}, source, progress)
+        if FIGURE in wanted:
+            shape = (stack.sizes["y"], stack.sizes["x"])
+            _figures.save(_figures.shifts_figure(rows, found, shape), stage / FIGURE)
+            files.append(FIGURE)
+        write_text(stage / TABLE, csv_text(COLUMNS, rows))
+    return Shifts(rows, tuple(Path(out) / name for name in (*files, TABLE)))
 
 
-def _write(path: Path, scene: xr.Dataset, compress: Any) -> None:
-    """Write one scene with its date, so that it can be read again."""
-    tags = {
-        "ACQUISITIONDATETIME": f"{np.datetime_as_string(scene.time.values, unit='s')}Z",
-        "SHIFT_APPLIED_DY_DX_PX": f"{_applied(scene, 'dy')} {_applied(scene, 'dx')}",
-    }
+def _registered(source: Source, stack: xr.Dataset, ties: bool, progress: Progress) -> list[Registration]:
+    """Find how the scenes lie."""
+    asked = {k: v for k, v in source.plan.keywords(align).items() if k != "apply_above_px"}
+    progress("align", 0, 1)
+    asked["reference"] = reference_of(source, asked["reference"])
+    found = register(stack, ties=ties, **asked)
+    progress("align", 1, 1)
+    return found
+
+
+def _write_scenes(
+    stage: Path, moved: xr.Dataset, names: dict[str, str], source: Source, progress: Progress
+) -> None:
+    """Write scenes with their dates, so that they can be read again."""
+    compress = source.plan.section("write")["compress"]
+    done = 0
+    for t in range(moved.sizes["time"]):
+        one = moved.isel(time=t)
+        name = names.get(str(one.scene.item()))
+        if name is None:
+            continue
+        applied = bool(one.shift_applied)
+        dy, dx = (float(one[f"shift_{axis}_px"]) if applied else 0.0 for axis in ("dy", "dx"))
+        tags = {"SHIFT_APPLIED_DY_DX_PX": f"{dy:.4f} {dx:.4f}"}
+        if applied and one.shift_model.item() != "translation":
+            tags["SHIFT_MODEL"] = str(one.shift_model.item())
+        write_scene(stage / name, one, tags, dated=source.dated, compress=compress)
+        done += 1
+        progress("write", done, len(names))
+
+
+def write_scene(path: Path, scene: xr.Dataset, tags: dict[str, str], *, dated: bool, compress: Any) -> None:
+    """Write one scene of a stack as a COG."""
+    if dated:
+        tags |= {"ACQUISITIONDATETIME": f"{np.datetime_as_string(scene.time.values, unit='s')}Z"}
     write_cog(path, scene["image"].transpose("band", "y", "x"), compress=compress, tags=tags)
 
 
-def _applied(scene: xr.Dataset, axis: str) -> str:
-    """Return the shift of one axis that was applied."""
-    return f"{float(scene[f'shift_{axis}_px']) if bool(scene.shift_applied) else 0.0:.4f}"
-
-
-def _rows(moved: xr.Dataset) -> list[dict[str, Any]]:
+def _rows(stack: xr.Dataset, found: list[Registration]) -> list[dict[str, Any]]:
     """Return one record a scene."""
     out = []
-    for t in range(moved.sizes["time"]):
-        one = moved.isel(time=t)
-        residual = float(one.shift_residual_px)
+    for scene, one in zip(stack["scene"].values, found, strict=True):
         values = (
-            str(one.scene.item()),
-            round(float(one.shift_dy_px), 4),
-            round(float(one.shift_dx_px), 4),
-            round(residual, 4) if np.isfinite(residual) else None,
-            int(one.shift_tie_points),
-            bool(one.shift_accepted),
-            str(one.shift_why.item()),
+            str(scene),
+            round(one.shift.dy, 4),
+            round(one.shift.dx, 4),
+            number(one.shift.residual_px),
+            one.shift.tie_points,
+            one.shift.accepted,
+            one.shift.why,
+            one.model,
         )
         out.append(dict(zip(COLUMNS, values, strict=True)))
     return out
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    """Return the table as CSV text; unknown values are empty, truth values lower case."""
-    file = text_io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()})
-    return file.getvalue()

@@ -106,10 +106,14 @@ def draw(
     afford = np.sqrt(SAMPLE_BYTES / (4 * max(image.sizes["time"] * len(bands), 1)))
     side = int(max(min(sample_px, afford), 64))
     rows, columns = tiles((image.sizes["y"], image.sizes["x"]), side, tile_px)
+    wanted = {"image": image} | ({"quality": stack["quality"]} if "quality" in stack else {})
+    # computed together, so that a lazy stack reads each of its blocks once
+    there = xr.Dataset({k: _chosen(v, rows, columns) for k, v in wanted.items()}).compute()
     sar = is_sar(image)
-    values = _log_power(_cut(image, rows, columns)) if sar else _cut(image, rows, columns)
-    if "quality" in stack:
-        flags = _cut(stack["quality"], rows, columns)
+    values = _arranged(there["image"], rows, columns)
+    values = _log_power(values) if sar else values
+    if "quality" in there:
+        flags = _arranged(there["quality"], rows, columns)
     else:
         flags = np.zeros((values.shape[0], *values.shape[2:]), np.uint8)
     return Sample(values, bands, flags, sar, rows, columns)
@@ -183,12 +187,24 @@ def _spread(length: int, side: int, count: int) -> tuple[slice, ...]:
 
 def _cut(image: xr.DataArray, rows: tuple[slice, ...], columns: tuple[slice, ...]) -> Array:
     """Read tiles and put them side by side with gaps."""
+    return _arranged(_chosen(image, rows, columns), rows, columns)
+
+
+def _chosen(image: xr.DataArray, rows: tuple[slice, ...], columns: tuple[slice, ...]) -> xr.DataArray:
+    """Return the rows and columns of the tiles; lazy where the image is."""
     lead = [str(d) for d in image.dims if d not in ("y", "x")]
     image = image.transpose(*lead, "y", "x")
     if len(rows) == len(columns) == 1:
-        return np.asarray(image.isel(y=rows[0], x=columns[0]).values)
+        return image.isel(y=rows[0], x=columns[0])
     at = [np.concatenate([np.arange(s.start, s.stop) for s in part]) for part in (rows, columns)]
-    values = np.asarray(image.isel(y=at[0], x=at[1]).values)
+    return image.isel(y=at[0], x=at[1])
+
+
+def _arranged(chosen: xr.DataArray, rows: tuple[slice, ...], columns: tuple[slice, ...]) -> Array:
+    """Put tiles side by side with gaps."""
+    values = np.asarray(chosen.values)
+    if len(rows) == len(columns) == 1:
+        return values
     (high, down), (wide, across) = [(s[0].stop - s[0].start, len(s)) for s in (rows, columns)]
     shape = ((high + _GAP_PX) * down - _GAP_PX, (wide + _GAP_PX) * across - _GAP_PX)
     empty = np.nan if values.dtype.kind == "f" else 0

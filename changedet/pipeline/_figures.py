@@ -1,0 +1,121 @@
+"""Figures of what ``align`` and ``normalize`` found, small enough to be looked at beside the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from changedet.io.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from changedet.steps.align import Registration
+
+MOST_MAPS = 6
+MOST_PANELS = 8
+_BAND_COLORS = {
+    "coastal": "#4b3f9f", "blue": "#2b6cb0", "green": "#2f855a", "red": "#c53030", "rededge1": "#b83280",
+    "rededge2": "#97266d", "rededge3": "#702459", "nir": "#6b46c1", "nir08": "#6b46c1", "swir16": "#b7791f",
+    "swir22": "#7b341e", "vv": "#2b6cb0", "vh": "#c05621",
+}  # fmt: skip
+_OTHER = "#4a5568"
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, atomically; the same figure gives the same bytes."""
+    with atomic(path) as part:
+        figure.savefig(part, dpi=110, metadata={"Software": None})
+    return path
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure of its own, whatever backend the caller uses, and its axes (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+# ------------------------------------------------------------------------------------------------ shifts
+
+
+def shifts_figure(
+    rows: Sequence[Mapping[str, Any]], found: Sequence[Registration], shape: tuple[int, int]
+) -> Figure:
+    """Draw the shift of every scene, and the tie points of some.
+
+    Parameters
+    ----------
+    rows : of ``shifts.csv``
+    found : one a scene
+    shape : rows and columns of the raster
+    """
+    ties = [i for i, one in enumerate(found) if len(one.ties)]
+    shown = sorted(sorted(ties, key=lambda i: -_bend(found[i]))[:MOST_MAPS])
+    columns = min(max(len(shown), 1), 3)
+    lines = -(-len(shown) // columns)
+    figure, axes = _figure(1 + lines, columns, (3.6 * columns + 1.6, 3.0 + 3.4 * lines))
+    grid = axes[0, 0].get_gridspec()
+    for one in axes[0]:
+        one.remove()
+    _shifts(figure.add_subplot(grid[0, :]), rows)
+    for place, i in zip(axes[1:].flat, shown, strict=False):
+        _tie_map(place, str(rows[i]["id"]), found[i], shape)
+    for place in list(axes[1:].flat)[len(shown) :]:
+        place.set_axis_off()
+    return figure  # type: ignore[no-any-return]
+
+
+def _bend(one: Registration) -> float:
+    """How much the tie points of a scene want more than one shift."""
+    return float(np.hypot(*(one.ties.shift - np.median(one.ties.shift, axis=0)).T).mean())
+
+
+def _shifts(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw dy and dx of every scene with their residual; refused ones are hollow."""
+    at = np.arange(len(rows))
+    ok = np.array([bool(r["accepted"]) for r in rows])
+    residual = np.array([np.nan if r["residual_px"] is None else r["residual_px"] for r in rows], float)
+    for key, color, label, nudge in (("dy_px", "#c53030", "dy", -0.08), ("dx_px", "#2b6cb0", "dx", 0.08)):
+        value = np.array([r[key] for r in rows], float)
+        bars = np.where(ok, np.nan_to_num(residual), 0)
+        axes.errorbar(at + nudge, value, yerr=bars, color=color, linestyle="none", marker="", capsize=2)
+        axes.plot(at[ok] + nudge, value[ok], "o", color=color, label=label)
+        axes.plot(at[~ok] + nudge, value[~ok], "o", color=color, markerfacecolor="none")
+    if not ok.all():
+        axes.plot([], [], "o", color="gray", markerfacecolor="none", label="refused")
+    axes.axhline(0, color="gray", linewidth=0.8)
+    every = max(len(rows) // 12, 1)
+    names = [str(r["id"])[:24] for r in rows]
+    turned = {"rotation": 30, "ha": "right"} if len(rows) > 4 else {}
+    axes.set_xticks(at[::every], names[::every], **turned)
+    axes.set(ylabel="shift to apply (px)", xlim=(-0.5, len(rows) - 0.5))
+    axes.set_title("Shift of each scene, bars: residual of its tie points", fontsize="medium", loc="left")
+    axes.legend(loc="best", frameon=False, ncols=3, fontsize="small")
+
+
+def _tie_map(axes: Any, name: str, one: Registration, shape: tuple[int, int]) -> None:
+    """Draw the tie points of a scene less its mean shift, and their distance from the model."""
+    mean = np.array([one.shift.dy, one.shift.dx])
+    if not one.shift.accepted:
+        mean = np.median(one.ties.shift, axis=0)
+    dy, dx = (one.ties.shift - mean).T
+    off = np.hypot(*(one.ties.shift - (one.at(one.ties.row, one.ties.column) if one.field else mean)).T)
+    longest = max(float(np.quantile(np.hypot(dy, dx), 0.9)), 0.02)
+    reach = max(shape) / 8
+    drawn = axes.quiver(
+        one.ties.column, one.ties.row, dx, dy, off, angles="xy", scale_units="xy", scale=longest / reach,
+        cmap="viridis_r", clim=(0, max(2 * float(np.median(off)), 0.05)), width=0.006,
+    )  # fmt: skip
+    axes.plot(one.ties.column, one.ties.row, ".", color="black", markersize=1.5)
+    small = {"size": "small"}
+    axes.quiverkey(drawn, 0.86, 1.03, longest, f"{longest:.2g} px", labelpos="E", fontproperties=small)
+    axes.set(xlim=(0, shape[1]), ylim=(shape[0], 0), aspect="equal")
+    axes.tick_params(labelsize="small")
+    words = f"{name[:24]}: {one.model}\n{len(one.ties)} tie points less the mean"
+    axes.set_title(words, fontsize="small", loc="left")
+    axes.figure.colorbar(drawn, ax=axes, shrink=0.8, label="off the model (px)")
