@@ -317,7 +317,7 @@ def test_json_is_one_line_and_people_read_stderr(pair, tmp_path):
     result = call("diff", *pair, "-o", tmp_path / "out", "--json")
     assert result.exit_code == 0 and result.stdout.count("\n") == 1
     told = json.loads(result.stdout)
-    assert told["counts"]["objects"] == 1 and told["method"] == "cva"
+    assert told["counts"]["objects"] == 1 and told["method"] == "auto"
     assert {Path(f).name for f in told["files"]} == {p.name for p in (tmp_path / "out").iterdir()}
     assert "1 objects of at least" in result.stderr
 

@@ -22,7 +22,7 @@ from changedet.errors import (
 )
 from changedet.grid import Grid, attach
 from changedet.steps._difference import change_vector, log_ratio, robust_change_vector, spectral_angle
-from changedet.steps.difference import METHODS, difference, robust_scale, suggest
+from changedet.steps.difference import METHODS, difference, robust_scale
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "bitemporal_difference.npz")
 GRID = Grid.make("EPSG:32652", Affine(10, 0, 500_000, 0, -10, 4_800_000), (6, 8))
@@ -303,12 +303,6 @@ def test_unknown_names_are_answered_with_the_known():
         difference(scene(), scene(), "logratio", floor=0)
     assert parameters(METHODS["rcva"]) == {"radius_px": 1, "combine": "max"}
     assert parameters(METHODS["cva"]) == {"standardize": False}
-
-
-def test_a_plain_method_follows_the_bands():
-    assert suggest(scene()) == "cva"
-    assert suggest(scene(bands=["vv"])) == "logratio"
-    assert suggest(scene().isel(band=0, drop=True)) == "absdiff"
 
 
 def test_auto_compares_plainly_what_is_too_small_to_learn_from():

@@ -314,7 +314,7 @@ def test_unknown_names_and_values_are_answered():
     with pytest.raises(SettingError, match="below"):
         hysteresis(image, 3, 2)
     assert threshold(image, "auto")[1]["method"] == "robust"
-    assert parameters(METHODS["robust"]) == {"k": 4.0} and parameters(METHODS["otsu"]) == {}
+    assert parameters(METHODS["robust"]) == {"k": 4.0, "least": None} and parameters(METHODS["otsu"]) == {}
     assert robust(*np.histogram(two_modes(), 256), k=1)[0] < robust(*np.histogram(two_modes(), 256))[0]
 
 

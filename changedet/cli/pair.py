@@ -22,7 +22,7 @@ Method = Annotated[
         "--method",
         metavar="NAME",
         help="absdiff, ratio, logratio, cva, rcva, sam, pca, mad, irmad, sfa, isfa, pca-kmeans, ssim, "
-        "omnibus, or auto, which looks at the pair [logratio for SAR, cva for several bands, else absdiff].",
+        "omnibus, or auto, which looks at the pair and chooses [auto].",
     ),
 ]
 Threshold = Annotated[

@@ -118,5 +118,5 @@ class DiffOptions:
     threshold : a method, or the level itself
     """
 
-    method: str | None = None
+    method: str = "auto"
     threshold: str | float = "auto"

@@ -283,7 +283,7 @@ def _difference(
     before: xr.DataArray, after: xr.DataArray, plan: Plan
 ) -> tuple[dict[str, xr.DataArray], dict[str, Any]]:
     """Run the method; what it gives is held in memory, what it read is not. Return layers and facts."""
-    name = plan.section("diff")["method"] or difference.suggest(before)
+    name = plan.section("diff")["method"]
     known = name in STEPS["difference"].methods  # else the step says what it knows
     params = plan.section(f"difference.{name}") if known else {}
     threads = _threads(before, plan)
@@ -320,16 +320,23 @@ def _computed(made: xr.Dataset, threads: int) -> xr.Dataset:
     return made.compute(scheduler=lazy[0].data.__dask_scheduler__, num_workers=threads)
 
 
+def _suggested(magnitude: xr.DataArray, plan: Plan) -> dict[str, Any]:
+    """Return what the method thinks of its own level, but for what the user set."""
+    own, default = (p.section("threshold.robust") for p in (plan, Plan()))
+    said = {name: magnitude.attrs.get(f"suggested_{name}") for name in ("k", "least")}
+    return {n: value for n, value in said.items() if value is not None and own[n] == default[n]}
+
+
 def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[float | None, dict[str, Any]]:
     """Find the threshold; numbers that determine none mean that nothing changed.
 
     Magnitudes with degrees of freedom are roots of a chi-square statistic, to which chi2 and fdr apply.
     """
     method = plan.section("diff")["threshold"]
-    asked: dict[str, Any] = {}
-    if method == "auto":  # a method may know what level suits it
+    chosen, asked = method == "auto", {}
+    if chosen:  # a method may know what level suits it
         method = magnitude.attrs.get("suggested_threshold", "robust")
-        asked = {"k": magnitude.attrs["suggested_k"]} if "suggested_k" in magnitude.attrs else {}
+        asked = _suggested(magnitude, plan)
     params: dict[str, Any] = {}
     if method in STEPS["threshold"].methods:
         params = {**plan.section(f"threshold.{method}"), **asked}
@@ -344,6 +351,8 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
             info["threshold"] = level
     except DegenerateError as error:
         return None, {"method": str(method), "threshold": None, "why": f"no threshold: {error}"}
+    if chosen and info.get("credible") is False:
+        return None, info | {"threshold": None, "why": "no more pixels stand out than by chance"}
     return level, info
 
 
@@ -429,9 +438,6 @@ def _tags(magnitude: xr.DataArray) -> dict[str, str]:
     return {k: str(v) for k, v in words.items() if v is not None}
 
 
-# ------------------------------------------------------------------------------------------------ record
-
-
 def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any]:
     """Return what becomes ``run.json``."""
     from changedet import __version__
@@ -480,7 +486,7 @@ def _warnings(found: Comparison, scenes: list[Scene]) -> list[str]:
     out = [str(words) for words in found.facts.get("warnings", ())]
     if found.threshold is None and "why" in found.info:
         out.append(f"{found.info['why']}: nothing is marked as changed")
-    if found.info.get("credible") is False:
+    elif found.info.get("credible") is False:
         out.append(
             f"about as many pixels lie above the threshold ({found.info['above']}) as would without change "
             f"({found.info['expected_above']:.0f}): the objects may be noise"

@@ -2,9 +2,10 @@
 
 Optical pairs: a pixel has changed where it became other than what pixels that looked like it became. Season,
 haze and light move whole classes of ground alike, so the class's own course is what is expected; it is
-learned both ways, and joined with the plain change vector in units of each band's noise. Radar pairs: the
-logarithm of the ratio of intensities, after averaging speckle. Both are then averaged over what a change
-covers at least, because single pixels are noise.
+learned both ways, and joined with the plain change vector in units of each band's noise. Bands that were
+resampled from coarser pixels are left out where enough sharp ones remain: they draw edges where none are.
+Radar pairs: the logarithm of the ratio of intensities, after averaging speckle. Both are then averaged over
+what a change covers at least, because single pixels are noise; what is far above noise stands without.
 """
 
 from __future__ import annotations
@@ -33,11 +34,28 @@ LEAST_PX = 600
 AIR_BANDS = ("coastal", "nir09", "cirrus")
 """Bands that see the air more than the ground; left out where others are there."""
 
-SUPPORT_M = 20.0
+SUPPORT_M = 25.0
 """Standard deviation of the averaging: changes of ground are some tens of metres wide."""
 
-SUPPORT_PX = (1.0, 2.0)
+SUPPORT_PX = (1.0, 2.5)
 OWN_PX = 0.7
+MOST = 6.0
+"""What one pixel counts at most in an average, times the unchanged: a few strong ones are no wide change."""
+
+EDGE_PX = 2
+"""Reach of the blur of an edge, in which a certain change lends its strength to pixels beside it."""
+
+ALONE = 3.0
+"""Share of an average over its own blur at which a small strong change stands without its surroundings."""
+
+LEAST = 1.5
+"""Averaged magnitude below which nothing changed, the unchanged being about 1."""
+
+SHARP = 0.6
+"""Share of the sharpness of the sharpest bands below which a band was resampled from larger pixels."""
+
+LEAST_SHARP = 3
+"""Sharp bands without which blurred ones are needed too."""
 RADAR_PX = 1.0
 SPECKLED = 0.15
 """Local standard deviation over mean above which an image is speckled: optical ground is far smoother."""
@@ -77,19 +95,33 @@ class Course:
         """
         k = min(mixed, self.centers.shape[0])
         square = np.einsum("ij,ij->i", self.centers, self.centers)
+        beside = self.beside(3 * k)
+        square_median = self.spread**2 + self.median**2
         parts = []
         for rows, target in zip(split(seen), split(other), strict=True):
             points = self.points(rows)
-            table = square - 2 * (points @ self.centers.T)
-            index = np.argpartition(table, k - 1, axis=1)[:, :k]
-            far = np.square(points[:, None] - self.centers[index]).sum(axis=2)
-            weight = 1 / (far + np.float32(0.1))
+            table = points @ (-2 * self.centers.T)
+            table += square
+            index = beside[table.argmin(axis=1)]
+            near = np.take_along_axis(table, index, axis=1)
+            chosen = np.argpartition(near, k - 1, axis=1)[:, :k]
+            index = np.take_along_axis(index, chosen, axis=1)
+            own = np.einsum("ij,ij->i", points, points)[:, None]
+            weight = 1 / (np.maximum(np.take_along_axis(near, chosen, axis=1) + own, 0) + np.float32(0.1))
             weight /= weight.sum(axis=1, keepdims=True)
             mean = np.einsum("nk,nkb->nb", weight, self.median[index])
-            square_mean = np.einsum("nk,nkb->nb", weight, (self.spread**2 + self.median**2)[index])
+            square_mean = np.einsum("nk,nkb->nb", weight, square_median[index])
             variance = np.maximum(square_mean - mean**2, 0) + self.floor**2
             parts.append(np.sqrt((np.square(target - mean) / variance).sum(axis=1)))
         return np.concatenate(parts).astype(np.float32)
+
+    def beside(self, count: int) -> Array:
+        """Return the classes nearest to each class, itself first, (class, count) int.
+
+        The nearest classes of a pixel are among those nearest to its nearest one, but for rare ties.
+        """
+        apart = np.square(self.centers[:, None] - self.centers[None]).sum(axis=2)
+        return np.argsort(apart, axis=1, kind="stable")[:, :count]
 
     def points(self, values: Array) -> Array:
         """Return pixels (n, band) in the space of the classes, (n, rank) float32."""
@@ -223,10 +255,12 @@ def _optical_kernel(before: Array, after: Array, *, model: PairModel, sigma_px: 
     return averaged(model.magnitude(before, after), sigma_px)
 
 
-def averaged(magnitude: Array, sigma_px: float, *, share: float = 0.4) -> npt.NDArray[np.float32]:
+def averaged(magnitude: Array, sigma_px: float, *, share: float = 0.3) -> npt.NDArray[np.float32]:
     """Average a magnitude without drawing what is strong over what lies beside it.
 
-    Close to something far stronger, an average is the neighbor's; there a pixel's own value bounds it.
+    Close to something far stronger, an average is the neighbor's; there a pixel's own value bounds it, and
+    beside what changed for certain a pixel that shows nothing itself is not marked. What is small and stands
+    far above the noise counts by its own value, which a wide average would drown.
 
     Parameters
     ----------
@@ -234,12 +268,75 @@ def averaged(magnitude: Array, sigma_px: float, *, share: float = 0.4) -> npt.ND
     sigma_px : standard deviation of the averaging
     share : of the strongest average within two standard deviations below which a pixel speaks for itself
     """
+    bounded = np.minimum(magnitude, np.float32(MOST))
+    wide, narrow = smoothed(bounded, sigma_px), smoothed(bounded, OWN_PX)
+    beside = wide - 1 < share * (_top(wide, int(np.ceil(2 * sigma_px))) - 1)
+    joined = np.where(beside, np.minimum(wide, narrow), wide)
+    joined = np.maximum(joined, smoothed(magnitude, OWN_PX) / np.float32(ALONE))
+    edge = (magnitude < LEAST) & (_top(bounded, EDGE_PX) >= MOST)
+    return np.asarray(np.where(edge, np.minimum(joined, np.float32(LEAST)), joined), np.float32)
+
+
+def _top(image: Array, radius_px: int) -> Array:
+    """Return the largest value within a square about each pixel, gaps left out."""
     from scipy.ndimage import maximum_filter
 
-    wide, narrow = smoothed(magnitude, sigma_px), smoothed(magnitude, OWN_PX)
-    top = maximum_filter(np.nan_to_num(wide, nan=0.0), 2 * int(np.ceil(2 * sigma_px)) + 1)
-    beside = wide - 1 < share * (top - 1)
-    return np.where(beside, np.minimum(wide, narrow), wide).astype(np.float32)
+    return np.asarray(maximum_filter(np.nan_to_num(image, nan=0.0), 2 * radius_px + 1))
+
+
+def sharpness(image: Array) -> npt.NDArray[np.float64]:
+    """Return how sharp each band is: what neighbors differ by, over what pixels two apart differ by.
+
+    0 for a smooth ramp, below 0.08 for what was interpolated from pixels twice as large, 0.1 to 0.3 for a
+    band in its own pixels, 0.75 for white noise; NaN for a constant.
+
+    Parameters
+    ----------
+    image : (band, ..., y, x), NaN = not usable
+    """
+    image = np.where(np.isfinite(image), image, np.nan)
+
+    def power(step: int) -> Array:
+        ways = (
+            image[..., step:, :] - image[..., :-step, :],
+            image[..., :, step:] - image[..., :, :-step],
+        )
+        total = np.zeros(len(image))
+        for d in ways:
+            known = np.isfinite(d)
+            square = np.square(np.where(known, d, 0), dtype=np.float64)
+            axes = tuple(range(1, d.ndim))
+            total += square.sum(axis=axes) / np.maximum(known.sum(axis=axes), 1)
+        return total
+
+    far = power(2)
+    share = np.divide(power(1), far, out=np.full(len(image), np.nan), where=far > 0)
+    return np.asarray(share - 0.25)
+
+
+def sharp_bands(before: xr.DataArray, after: xr.DataArray, used: Array) -> Array:
+    """Return those of the bands ``used`` that are in their own pixels on both dates; all where few are."""
+    if used.size <= LEAST_SHARP:
+        return used
+    found = [sharpness(_windows(image)[used]) for image in (before, after)]
+    if not np.isfinite(found).all():
+        return used
+    enough = [each >= SHARP * np.sort(each)[-LEAST_SHARP] for each in found]
+    kept = used[enough[0] & enough[1]]
+    return kept if kept.size >= LEAST_SHARP else used
+
+
+def _windows(image: xr.DataArray, *, side_px: int = 256) -> Array:
+    """Return pixels from the four quarters of an image, (band, window, y, x), NaN = not usable."""
+    rows, columns = image.sizes["y"], image.sizes["x"]
+    side = min(side_px, rows // 2, columns // 2)
+    parts = []
+    for row in (rows // 4, rows - rows // 4):
+        for column in (columns // 4, columns - columns // 4):
+            y, x = max(row - side // 2, 0), max(column - side // 2, 0)
+            y, x = min(y, rows - side), min(x, columns - side)
+            parts.append(image.isel(y=slice(y, y + side), x=slice(x, x + side)).values)
+    return np.stack(parts, axis=-3)
 
 
 def _optical(before: xr.DataArray, after: xr.DataArray, *, seed: int, threads: int) -> xr.DataArray:
@@ -248,19 +345,22 @@ def _optical(before: xr.DataArray, after: xr.DataArray, *, seed: int, threads: i
     used = np.array([i for i, name in enumerate(names) if name not in AIR_BANDS], int)
     if not names or not used.size:
         used = np.arange(before.sizes.get("band", 1))
+    used = sharp_bands(before, after, used)
     a, b = (_pixels(image)[:, used] for image in (before, after))
     valid = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
     model = fit_pair(a[valid], b[valid], used, seed=seed)
     sigma_px = float(np.clip(SUPPORT_M / Grid.of(before).gsd_m, *SUPPORT_PX))
     kernel = partial(_optical_kernel, model=model, sigma_px=sigma_px)
+    words = ", ".join(names[i] for i in used) if names else f"{used.size} bands"
     made = Windowed(kernel, int(np.ceil(5 * sigma_px)) + 2)(before, after, threads=threads)
     return made.assign_attrs(
         chosen="analogues and change vector",
-        why=f"optical, {used.size} bands: each pixel against what its like became, both ways, and the change "
+        why=f"optical, {words}: each pixel against what its like became, both ways, and the change "
         f"vector in units of each band's noise, averaged over {sigma_px:.3g} px",
         gain=[round(float(g), 4) for g in model.gain],
         suggested_threshold="robust",
         suggested_k=3.0,
+        suggested_least=LEAST,
     )
 
 

@@ -143,7 +143,7 @@ def triangle(counts: Array, edges: Array) -> Level:
     return float(edges[farthest + 1]), {"peak": float((edges[peak] + edges[peak + 1]) / 2)}
 
 
-def robust(counts: Array, edges: Array, *, k: float = 4.0) -> Level:
+def robust(counts: Array, edges: Array, *, k: float = 4.0, least: float | None = None) -> Level:
     """Median plus ``k`` robust standard deviations: the default where change is rare.
 
     Parameters
@@ -152,13 +152,15 @@ def robust(counts: Array, edges: Array, *, k: float = 4.0) -> Level:
     edges : (n + 1,) bin edges
     k : standard deviations (1.4826 · median absolute deviation) above the median; without change, 4 is
         passed by 3 pixels in 100 000 of a normal image and 6 in 10 000 of a Rayleigh one (a magnitude)
+    least : a lower level is raised to this: smaller values mean nothing, however even the image is
 
     Returns
     -------
     level in the unit of the edges, and ``median`` and ``scale``
     """
     median, scale = center_and_scale(counts, edges)
-    return median + k * scale, {"median": median, "scale": scale}
+    level = median + k * scale
+    return level if least is None else max(level, least), {"median": median, "scale": scale}
 
 
 def hysteresis(counts: Array, edges: Array, *, k: float = 6.0, k_low: float = 3.0) -> Level:

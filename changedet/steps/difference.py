@@ -168,9 +168,17 @@ def _auto(before: xr.DataArray, after: xr.DataArray, *, threads: int = 1) -> xr.
     try:
         return auto(before, after, threads=threads)
     except DegenerateError as error:
-        name = suggest(before)
+        name = _plain(before)
         plain: xr.DataArray = METHODS[name](before, after, threads=threads)  # type: ignore[assignment]
         return plain.assign_attrs(chosen=name, why=str(error).partition(";")[0])
+
+
+def _plain(image: xr.DataArray) -> str:
+    """Return the plain method for a kind of image: logratio for SAR, cva for several bands, else absdiff."""
+    names = _band_names(image)
+    if names and is_sar(image):
+        return "logratio"
+    return "cva" if image.sizes.get("band", 1) > 1 else "absdiff"
 
 
 _LAYERS = ("magnitude", "p_value", "components")
@@ -237,14 +245,6 @@ def difference(
         return result
     signed = bool(result.attrs.get("signed", chosen.signed))
     return result.rename("magnitude").assign_attrs(method=method, signed=signed)
-
-
-def suggest(image: xr.DataArray) -> str:
-    """Return the plain method for a kind of image: logratio for SAR, cva for several bands, else absdiff."""
-    names = _band_names(image)
-    if names and is_sar(image):
-        return "logratio"
-    return "cva" if image.sizes.get("band", 1) > 1 else "absdiff"
 
 
 def matched(before: xr.DataArray, after: xr.DataArray) -> xr.DataArray:
