@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from changedet import _blocks
 from changedet.blocks import (
     Pixelwise,
     Reduction,
     Windowed,
+    _tiles,
     check_parameters,
     chunked_like,
     from_reader,
@@ -104,7 +104,7 @@ def test_map_tiles_begins_nothing_more_after_a_failure():
 def test_strips_and_threads_equal_one_block(monkeypatch):
     before, after = image(2, 37, 11), image(2, 37, 11, seed=1)
     whole = [Pixelwise(subtract)(before, after), Windowed(box_sum, "radius_px")(before, radius_px=3)]
-    monkeypatch.setattr(_blocks, "STRIP_BYTES", 1)
+    monkeypatch.setattr(_tiles, "STRIP_BYTES", 1)
     for threads in (1, 2):
         cut = Pixelwise(subtract)(before, after, threads=threads)
         xr.testing.assert_identical(cut, whole[0])
@@ -214,7 +214,7 @@ def test_counts_do_not_depend_on_chunks(y, x):
 
 
 def test_reduction_in_strips_and_with_a_lazy_tuning_value(monkeypatch):
-    monkeypatch.setattr(_blocks, "STRIP_BYTES", 1)
+    monkeypatch.setattr(_tiles, "STRIP_BYTES", 1)
     whole = image(2, 9, 7)
     largest = Reduction(np.max, np.maximum, np.asarray)
     above = Reduction(share_above, np.add, np.asarray)

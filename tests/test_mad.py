@@ -93,7 +93,7 @@ def test_moments_are_numpys():
     np.testing.assert_allclose(found.mean, both.mean(axis=1), rtol=1e-13)
     np.testing.assert_allclose(found.products / (found.weight - 1), np.cov(both), rtol=1e-12)
     axes = difference_axes(before, after)
-    weights = axes.no_change(both)
+    weights = axes.no_change(both - axes.center[:, None])
     found = moments(before, after, weighting=axes)
     np.testing.assert_allclose(found.products / found.weight, np.cov(both, aweights=weights, ddof=0))
     assert found.effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())

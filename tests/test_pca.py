@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from changedet.errors import DegenerateError, SettingError
 from changedet.grid import Grid, attach
-from changedet.steps._pca import _merged, _moments, filtered, pca, pca_kmeans, two_means
+from changedet.steps._pca import _moments, filtered, pca, pca_kmeans, two_means
+from changedet.steps._statistics import combined
 
 FOLDER = Path(__file__).parent / "reference"
 PAIR = np.load(FOLDER / "bitemporal_difference.npz")
@@ -138,8 +139,8 @@ def test_moments_merge(values, cuts):
     parts = [_moments(part) for part in np.split(values, sorted(cuts), axis=1)]
     total = parts[0]
     for part in parts[1:]:
-        total = _merged(total, part)
-    assert total.n == whole.n == np.isfinite(values).all(axis=0).sum()
+        total = combined(total, part)
+    assert total.number == whole.number == np.isfinite(values).all(axis=0).sum()
     np.testing.assert_allclose(total.mean, whole.mean, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(total.products, whole.products, rtol=1e-12, atol=1e-10)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 from shapely.geometry import Polygon, box
 
-from changedet._blocks import label_array
+from changedet.blocks._tiles import label_array
 from changedet.errors import InputError, SettingError
 from changedet.grid import Grid, attach
 from changedet.steps._outline import outlines

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from changedet.errors import InputError, UnreadableError, WriteError
 from changedet.grid import Grid, Window
+from changedet.io import _overviews
 from changedet.io._gdal import cpl_error, first_line, gdal_env, opened, quiet, refuse_truncated
 from changedet.io.files import STAGE, atomic
 
@@ -122,6 +123,7 @@ def cog_writer(
                 with _stage(stage, grid, profile) as dataset:
                     yield partial(_put, dataset)
                 with quiet():
+                    _overviews.build(stage, _stage_options(grid, profile), smooth=profile.smooth)
                     copy(str(stage), str(part), driver="COG", **options)
             _require_whole(part)
         except (RasterioError, cpl_error()) as error:
@@ -130,10 +132,8 @@ def cog_writer(
             ) from error
 
 
-def _stage(stage: Path, grid: Grid, profile: Profile) -> Any:
-    """Open the plain file that windows are put into before it becomes a COG."""
-    import rasterio
-
+def _stage_options(grid: Grid, profile: Profile) -> dict[str, Any]:
+    """Return how the plain file is made that windows are put into before it becomes a COG."""
     floats = profile.dtype.startswith("float")
     options = {
         "driver": "GTiff",
@@ -152,8 +152,15 @@ def _stage(stage: Path, grid: Grid, profile: Profile) -> Any:
     }
     if grid.georeferenced or not grid.transform.is_identity:
         options["transform"] = grid.transform
+    return options
+
+
+def _stage(stage: Path, grid: Grid, profile: Profile) -> Any:
+    """Open the plain file."""
+    import rasterio
+
     with quiet():
-        dataset = rasterio.open(stage, "w", **options)
+        dataset = rasterio.open(stage, "w", **_stage_options(grid, profile))
     for i, name in enumerate(profile.bands, 1):
         dataset.set_band_description(i, name)
     dataset.update_tags(**{f"CATEGORY_{k}": v for k, v in profile.category_names.items()}, **profile.tags)

@@ -51,14 +51,26 @@ def opened(path: str | os.PathLike[str], *, georeferenced: bool = False) -> Iter
     VanishedInputError
         The file went away while it was read.
     """
-    from rasterio.errors import RasterioError
+    found = _file(path)
+    with _failures(found), gdal_env(), _open(str(found), georeferenced) as dataset:
+        yield dataset
 
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """Return a path that may be opened."""
     found = local_path(path)
     if found.is_dir():
         raise UnreadableError(f"{found} is a folder; wanted a raster file; give the files in it")
+    return found
+
+
+@contextmanager
+def _failures(found: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into an error of ours."""
+    from rasterio.errors import RasterioError
+
     try:
-        with gdal_env(), _open(str(found), georeferenced) as dataset:
-            yield dataset
+        yield
     except (RasterioError, cpl_error()) as error:
         if not found.exists():
             raise VanishedInputError(
@@ -68,6 +80,33 @@ def opened(path: str | os.PathLike[str], *, georeferenced: bool = False) -> Iter
             f"{found} cannot be read: {first_line(error)}; wanted a complete raster ({', '.join(DRIVERS)}); "
             "copy or download it again"
         ) from error
+
+
+class OpenFiles:
+    """Rasters that stay open while many windows of them are read, each thread's own."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._all: list[Any] = []
+
+    @contextmanager
+    def opened(self, path: str | os.PathLike[str], *, georeferenced: bool = False) -> Iterator[Any]:
+        """Give a raster as :func:`opened` does, and leave it open."""
+        datasets: dict[str, Any] = self._own.__dict__
+        with gdal_env():
+            if str(path) not in datasets:
+                found = _file(path)
+                with _failures(found):
+                    datasets[str(path)] = _open(str(found), georeferenced)
+                self._all.append(datasets[str(path)])
+            with _failures(Path(path)):
+                yield datasets[str(path)]
+
+    def close(self) -> None:
+        """Close all of them; no thread may be reading. What is read later is opened again."""
+        self._own = threading.local()
+        while self._all:
+            self._all.pop().close()
 
 
 @contextmanager

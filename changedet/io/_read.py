@@ -6,6 +6,7 @@ Nothing later in the package knows of nodata, scales or mask conventions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,49 @@ import numpy.typing as npt
 from changedet.grid import Grid, Window
 from changedet.io import _warp
 from changedet.io._masks import decode
-from changedet.io.raster import read_window
+from changedet.io.raster import OpenFiles, read_window
 from changedet.scenes import UNUSABLE, Layer, Mask, Quality, Scene
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.uint8]
 _OUTSIDE = 255
+
+
+class Kept:
+    """Files left open, and stored values of windows that were read already as long as there is room.
+
+    For work in many windows and several passes. Values are kept as the file has them, which takes less memory
+    than reflectance does.
+
+    Parameters
+    ----------
+    room : bytes; what does not fit is read again each time
+    """
+
+    def __init__(self, room: int = 0) -> None:
+        self._room = room
+        self._files = OpenFiles()
+        self._values: dict[tuple[Any, ...], npt.NDArray[Any]] = {}
+        self._lock = Lock()
+
+    def read(self, layer: Layer | Mask, window: Window) -> npt.NDArray[Any]:
+        """Return the stored values of a window; nobody may change them."""
+        key = (layer.path, layer.indexes, *((part.start, part.stop) for part in window))
+        found = self._values.get(key)
+        if found is None:
+            found = read_window(layer, window, files=self._files)
+            with self._lock:
+                if key not in self._values and found.nbytes <= self._room:
+                    self._values[key] = found
+                    self._room -= found.nbytes
+        return found
+
+    def clear(self) -> None:
+        """Forget everything, keep nothing more, and close the files; no thread may be reading."""
+        with self._lock:
+            self._values.clear()
+            self._room = 0
+            self._files.close()
 
 
 @dataclass(frozen=True)
@@ -31,11 +69,13 @@ class SceneReader:
     scene : what to read
     bands : names, in the order wanted
     grid : grid of the windows; where it is not the scene's, pixels are resampled once, from the files
+    kept : where stored values are kept for another pass
     """
 
     scene: Scene
     bands: tuple[str, ...]
     grid: Grid
+    kept: Kept | None = None
 
     def __call__(self, window: Window) -> tuple[Floats, Flags]:
         """Return a window as (band, y, x) float32 with NaN, and (y, x) uint8 flags.
@@ -73,6 +113,8 @@ class SceneReader:
                 values = np.empty((len(at), *image.shape[1:]), np.float32)
                 flags |= self._layer(layer.narrow(wanted), window, values)
                 image[at] = values
+        if masked is None and not self.scene.masks and not flags.any():
+            return flags
         own = self.masked(window) if masked is None else masked
         believed = own if trusted is None else np.where(trusted, np.uint8(0), own)
         bad = (flags | believed) & np.uint8(UNUSABLE) != 0
@@ -87,6 +129,10 @@ class SceneReader:
             flags |= self._mask(mask, window)
         return flags
 
+    def _stored(self, layer: Layer | Mask, window: Window) -> npt.NDArray[Any]:
+        """Return the stored values of a window of one file."""
+        return read_window(layer, window) if self.kept is None else self.kept.read(layer, window)
+
     @property
     def _warped(self) -> bool:
         """True where the windows are not on the scene's own grid."""
@@ -96,7 +142,7 @@ class SceneReader:
         """Read one file on the grid of the windows into ``out``; return its flags."""
         source = layer.grid or self.scene.grid
         if source.same_as(self.grid):
-            return physical(read_window(layer, window), layer, self.scene, out=out)
+            return physical(self._stored(layer, window), layer, self.scene, out=out)
 
         def read(part: Window) -> tuple[Floats, Flags]:
             stored = read_window(layer, part)
@@ -116,7 +162,7 @@ class SceneReader:
         """Read one mask on the grid of the windows, nearest pixel; spread by a pixel where it is warped."""
         source = mask.grid or self.scene.grid
         if source.same_as(self.grid):
-            return decode(mask.kind, read_window(mask, window))
+            return decode(mask.kind, self._stored(mask, window))
 
         def read(part: Window) -> tuple[Floats, Flags]:
             flags = decode(mask.kind, read_window(mask, part))
@@ -167,7 +213,9 @@ def physical(stored: npt.NDArray[Any], layer: Layer, scene: Scene, *, out: Float
     # fill of float64 files may not fit into float32
     with np.errstate(over="ignore", invalid="ignore"):
         for band, values in enumerate(stored):
-            np.multiply(values, np.float32(scales[band]), out=out[band], dtype=np.float32, casting="unsafe")
+            np.copyto(out[band], values, casting="unsafe")
+            if scales[band] != 1:
+                out[band] *= np.float32(scales[band])
             if offsets[band] != 0:
                 out[band] += np.float32(offsets[band])
             for bad, flag in (

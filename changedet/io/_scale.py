@@ -46,6 +46,7 @@ def sample(layer: Layer, *, side_px: int = 128) -> npt.NDArray[Any]:
     for fy, fx in ((0.5, 0.5), (0.2, 0.2), (0.2, 0.8), (0.8, 0.2), (0.8, 0.8)):
         r = int(np.clip(fy * rows - side_px / 2, 0, max(rows - side_px, 0)))
         c = int(np.clip(fx * columns - side_px / 2, 0, max(columns - side_px, 0)))
+        r, c = (_in_one_tile(at, side_px, tile) for at, tile in zip((r, c), layer.block, strict=True))
         window = (slice(r, min(r + side_px, rows)), slice(c, min(c + side_px, columns)))
         parts.append(read_window(layer, window).reshape(len(layer.indexes), -1))
         if rows <= side_px and columns <= side_px:
@@ -55,6 +56,12 @@ def sample(layer: Layer, *, side_px: int = 128) -> npt.NDArray[Any]:
         return stored
     shape = (min(rows, 4 * side_px), min(columns, 4 * side_px))
     return read_window(layer, out_shape=shape).reshape(len(layer.indexes), -1)
+
+
+def _in_one_tile(start: int, size: int, tile: int) -> int:
+    """Move a range back to where it ends with the file's tile, so that no second tile is decoded for it."""
+    end = (start // tile + 1) * tile
+    return end - size if size <= tile and start + size > end else start
 
 
 def valid(stored: npt.NDArray[Any], layer: Layer) -> npt.NDArray[np.bool_]:

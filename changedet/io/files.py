@@ -6,6 +6,7 @@ same folder, flushed to the disk and renamed: a name holds the whole new content
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -20,9 +21,6 @@ from changedet.errors import ChangedetError, MissingInputError, OutputPathError,
 
 STAGE = ".stage"
 """Ending of a plain raster that is written before its final form."""
-
-_SIDECARS = (STAGE, ".aux.xml", ".ovr", ".ovr.tmp", ".msk", "-journal", "-wal", "-shm")
-"""Endings that GDAL and SQLite may add to the name of a file they write."""
 
 
 @contextmanager
@@ -63,7 +61,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             "free space or choose another output folder"
         ) from error
     finally:
-        for leftover in (part, *(part.with_name(part.name + end) for end in _SIDECARS)):
+        # GDAL and SQLite add endings to the name of a file they write: overviews, statistics, journals
+        for leftover in part.parent.glob(f"{glob.escape(part.name)}*"):
             with suppress(OSError):
                 leftover.unlink()
 

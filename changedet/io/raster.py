@@ -21,13 +21,14 @@ from changedet.errors import (
 )
 from changedet.grid import Grid, Window
 from changedet.io._cog import Compress, Profile, cog_writer, write_cog
-from changedet.io._gdal import DRIVERS, gdal_env, opened, refuse_truncated
+from changedet.io._gdal import DRIVERS, OpenFiles, gdal_env, opened, refuse_truncated
 from changedet.io.files import atomic
 
 __all__ = [
     "DRIVERS",
     "Compress",
     "Header",
+    "OpenFiles",
     "Profile",
     "atomic",
     "cog_writer",
@@ -173,6 +174,7 @@ def read_window(
     *,
     indexes: tuple[int, ...] | None = None,
     out_shape: tuple[int, int] | None = None,
+    files: OpenFiles | None = None,
 ) -> npt.NDArray[Any]:
     """Read stored values of a window.
 
@@ -182,6 +184,7 @@ def read_window(
     window : (rows, columns) slices; None reads everything
     indexes : 1-based band indexes, those of the layer if None; index 0 is the file's own mask
     out_shape : (rows, columns) of a decimated read (nearest pixel)
+    files : files to leave open for the next window; None opens and closes the file
 
     Returns
     -------
@@ -196,7 +199,8 @@ def read_window(
 
     wanted = layer.indexes if indexes is None else indexes
     known = layer.grid is not None and layer.grid.georeferenced
-    with _still_there(layer.path), opened(layer.path, georeferenced=known) as dataset:
+    opening = opened if files is None else files.opened
+    with _still_there(layer.path), opening(layer.path, georeferenced=known) as dataset:
         part = None if window is None else RasterioWindow.from_slices(*window)
         if tuple(wanted) == (0,):
             return np.asarray(dataset.dataset_mask(window=part, out_shape=out_shape))[None]

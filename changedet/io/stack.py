@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from changedet.blocks import from_reader
+from changedet.blocks import from_reader, read_stream
 from changedet.errors import BandError, CRSError, DateError, InputError, TooFewScenesError
 from changedet.grid import Grid, Window, attach, grow
 from changedet.io import _repair
 from changedet.io._aoi import aoi_window
 from changedet.io._collect import Inputs
-from changedet.io._read import SceneReader
+from changedet.io._read import Kept, SceneReader
 from changedet.io._scale import agree
 from changedet.io.files import sha256
 from changedet.io.products import Day, as_scenes, between, by_date, find_scenes, require_dates, select
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from shapely.geometry.base import BaseGeometry
 
-__all__ = ["common_bands", "open_stack", "read_pair", "scene_sha256", "sha256"]
+__all__ = ["Kept", "Streaming", "common_bands", "open_stack", "read_pair", "scene_sha256", "sha256"]
 
 Dates = str | Iterable[str] | Mapping[str, str] | None
 Names = str | Sequence[str] | None
@@ -154,6 +154,7 @@ class StackReader:
     window : part of it that is the stack
     repair_masks : give back pixels that masks take for cloud because they are bright, see
         :mod:`changedet.io._repair`
+    kept : keeps stored values for another pass
     """
 
     scenes: tuple[Scene, ...]
@@ -161,6 +162,7 @@ class StackReader:
     grid: Grid
     window: Window
     repair_masks: bool = False
+    kept: Kept | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -170,10 +172,7 @@ class StackReader:
 
     def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """Return (time, band, y, x) float32 and (time, y, x) uint8 of a window of the stack."""
-        rows, columns = (
-            slice(part.start + own.start, part.stop + own.start)
-            for part, own in zip(window, self.window, strict=True)
-        )
+        rows, columns = self._on_grid(window)
         size = (rows.stop - rows.start, columns.stop - columns.start)
         image = np.empty((len(self.scenes), len(self.bands), *size), np.float32)
         quality = np.empty((len(self.scenes), *size), np.uint8)
@@ -182,6 +181,19 @@ class StackReader:
             known = {} if masked is None else {"masked": masked[i], "trusted": trusted[i]}
             quality[i] = SceneReader(scene, self.bands, self.grid).into(image[i], (rows, columns), **known)
         return image, quality
+
+    def image(self, window: Window) -> npt.NDArray[np.float32]:
+        """Return (band, y, x) float32 of a window of the only scene."""
+        reader = SceneReader(self.scenes[0], self.bands, self.grid, self.kept)
+        return reader(self._on_grid(window))[0]
+
+    def _on_grid(self, window: Window) -> Window:
+        """Return a window of the stack as one of the grid."""
+        rows, columns = (
+            slice(part.start + own.start, part.stop + own.start)
+            for part, own in zip(window, self.window, strict=True)
+        )
+        return rows, columns
 
     def _masks(self, window: Window) -> tuple[Any, Any]:
         """Return the flags of all masks in a window, and where they are not to be believed.
@@ -238,6 +250,28 @@ def _stack(reader: StackReader, chunk_px: int | None) -> xr.Dataset:
     return stack.assign_coords(gsd_m=("time", np.array([s.grid.gsd_m for s in scenes])))
 
 
+@dataclass(frozen=True)
+class Streaming:
+    """How a pair is read window by window, each time that a window is asked for.
+
+    Parameters
+    ----------
+    side_px : about the side of a window; windows end where tiles of the file do
+    threads : windows in work at one time
+    kept : keeps what was read for another pass
+    """
+
+    side_px: int = 1024
+    threads: int = 1
+    kept: Kept | None = None
+
+    def tile(self, block: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+        """Return (rows, columns) of a window of a file with ``block`` (rows, columns) in a tile."""
+        columns = min(-(-self.side_px // block[1]) * block[1], shape[1])
+        rows = -(-max(self.side_px**2 // columns, 1) // block[0]) * block[0]
+        return min(rows, shape[0]), columns
+
+
 def read_pair(
     before: Inputs | Scene,
     after: Inputs | Scene,
@@ -247,6 +281,7 @@ def read_pair(
     warp: bool = False,
     band_names: Names = None,
     chunk_px: int | None = None,
+    streaming: Streaming | None = None,
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Read two images of one place for a difference; dates are not needed.
 
@@ -255,6 +290,7 @@ def read_pair(
     before, after : each a scene: a path, several paths or a glob that make one scene, or a record
     aoi : lon/lat area to crop to
     bands, band_names, warp, chunk_px : as in :func:`open_stack`; the grid is that of ``before``
+    streaming : read windows when they are asked for, without dask (see :class:`changedet.blocks.Stream`)
 
     Returns
     -------
@@ -275,7 +311,9 @@ def read_pair(
     elif not grid.georeferenced:
         grid.require_same(pair[1].grid, name=pair[1].id, reference=pair[0].id)
     window = aoi_window(aoi, grid) if aoi is not None else _whole(grid)
-    one, two = (_image(StackReader((s,), names, grid, window), chunk_px) for s in pair)
+    kept = None if streaming is None else streaming.kept
+    readers = [StackReader((s,), names, grid, window, kept=kept) for s in pair]
+    one, two = (_image(reader, chunk_px, streaming) for reader in readers)
     return one, two
 
 
@@ -301,15 +339,17 @@ def _require_both_georeferenced(before: Scene, after: Scene) -> None:
         )
 
 
-def _image(reader: StackReader, chunk_px: int | None) -> xr.DataArray:
+def _image(reader: StackReader, chunk_px: int | None, streaming: Streaming | None = None) -> xr.DataArray:
     """Return the only scene of a reader as (band, y, x)."""
-    scene = reader.scenes[0]
+    scene, shape = reader.scenes[0], (len(reader.bands), *reader.shape)
     data: Any
-    if chunk_px is None:
-        data = reader.read((slice(0, reader.shape[0]), slice(0, reader.shape[1])))[0][0]
+    if streaming is not None:
+        tile = streaming.tile(scene.layers[0].block, reader.shape)
+        data = read_stream(reader.image, shape, dtype=np.float32, tile=tile, threads=streaming.threads)
+    elif chunk_px is None:
+        data = reader.image((slice(0, reader.shape[0]), slice(0, reader.shape[1])))
     else:
-        shape = (1, len(reader.bands) + 1, *reader.shape)
-        data = from_reader(reader, shape, dtype=np.float32, chunk_px=chunk_px, token=reader.token)[0, :-1]
+        data = from_reader(reader.image, shape, dtype=np.float32, chunk_px=chunk_px, token=reader.token)
     image = attach(
         data,
         reader.grid.crop(reader.window),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from changedet.blocks import is_lazy
 from changedet.errors import CRSError, DegenerateError, InputError, nearest
 from changedet.grid import Grid
 from changedet.io.files import write_json
 from changedet.io.products import find_scenes
-from changedet.io.raster import write_cog
-from changedet.io.stack import read_pair, scene_sha256
+from changedet.io.stack import Kept, Streaming, read_pair, scene_sha256
 from changedet.io.vector import write_geojson, write_gpkg
-from changedet.pipeline._options import memory_bytes
+from changedet.pipeline._layers import Rasters, make_layers, marks, write_change
+from changedet.pipeline._memory import WINDOW_PX, pair_bytes, room, threads
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import STEPS, Plan
 from changedet.scenes import Scene
@@ -43,21 +42,12 @@ FILES = (
 LAZY_BYTES = 128_000_000
 """A pair that takes more memory is read and differenced block by block; the result is the same."""
 
-MEMORY_BYTES = 1_000_000_000
-"""Bound of the blocks in work at one time where none is given; it limits the threads."""
-
-CHUNK_PX = 1024
-COPIES = 3
-"""Copies of a block that reading and differencing hold at one time."""
-
 MIN_OBJECT_PX = 3.5
 """Smallest object in pixels where no area is given: three are as likely a misplaced edge as a thing, and the
 half allows for degrees, whose pixels are not all alike."""
 
 COLUMNS = {"label": "id", "mean": "magnitude_mean", "max": "magnitude_max"}
 """Columns of the objects that have another name in the files."""
-
-CATEGORIES = {0: "unchanged", 1: "changed", 255: "nodata"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,9 @@ class Comparison:
     Parameters
     ----------
     layers : ``magnitude`` (y, x) float32, NaN = not usable in both; ``p_value`` and ``components`` where the
-        method has them
+        method has them. Of a large pair ``diff`` keeps none that it does not need: they are made again from
+        the files when their values are asked for
+    compared : pixels usable in both
     threshold : level above which a pixel has changed, None where the numbers give none
     info : how the level was found, and ``why`` where there is none
     labels : (y, x) uint32, number of the object, 0 = none
@@ -77,6 +69,7 @@ class Comparison:
     """
 
     layers: dict[str, xr.DataArray]
+    compared: int
     threshold: float | None = None
     info: dict[str, Any] = field(default_factory=dict)
     labels: xr.DataArray | None = None
@@ -94,8 +87,8 @@ class Comparison:
         """(y, x) uint8: 1 where an object is, 0 elsewhere, 255 where nothing can be said."""
         if self.labels is None:
             raise InputError("no objects were looked for; ask for change.tif or for objects")
-        marks = (self.labels > 0).astype(np.uint8).where(np.isfinite(self.magnitude), np.uint8(255))
-        return marks.astype(np.uint8).rename("change").drop_attrs(deep=False)
+        values = marks(self.labels.values, self.magnitude.values)
+        return self.labels.copy(data=values).rename("change").drop_attrs(deep=False)
 
 
 @dataclass(frozen=True)
@@ -168,20 +161,29 @@ def diff(
         with clock("recognise"):
             scenes = _pair(before, after, plan)
         _refuse_outputs(scenes, task.outputs)
+        kept = Kept(room(scenes[0], plan))
         with clock("read"):
-            images = _images(scenes, plan, task.aoi)
-        found = compare(*images, plan, objects=_needs_objects(wanted), clock=clock, progress=progress)
-        _refuse_missing(found, task.outputs)
+            images = _images(scenes, plan, task.aoi, kept)
+        work = _Work(plan, clock, progress)
+        with work.stage("difference"):
+            layers = _difference(*images, plan)
+            _refuse_missing(layers, task.outputs)
+            objects = _needs_objects(wanted)
+            names = tuple(n for n in wanted if n.removesuffix(".tif") in layers)
+            rasters = Rasters(stage, names, plan.section("write")["compress"])
+            made, compared = make_layers(layers, ("magnitude",) if objects else (), rasters=rasters)
+            kept.clear()
+        found = _found(made, compared, layers.attrs, work, objects=objects)
         with clock("write"):
-            names = [*_write(stage, found, wanted, plan, progress), "run.json"]
+            files = [*_write(stage, found, wanted, work), "run.json"]
         with clock("checksums"):
             sums = [scene_sha256(scene) for scene in scenes]
-        record = {"command": task.command, "files": names, **_record(found, scenes, plan)}
+        record = {"command": task.command, "files": files, **_record(found, scenes, plan)}
         for entry, checksum in zip(record["scenes"], sums, strict=True):
             entry["sha256"] = checksum
         record |= {"timings": clock.timings, "peak_memory_mb": peak_memory_mb()}
         write_json(stage / "run.json", record)
-    return DiffResult(found, record, tuple(Path(out) / name for name in names))
+    return DiffResult(found, record, tuple(Path(out) / name for name in files))
 
 
 def compare(
@@ -209,22 +211,46 @@ def compare(
     GridError, BandError, SettingError
         The images do not fit together, or a setting cannot be used.
     """
-    plan, clock = plan or Plan(), clock or Clock()
+    work = _Work(plan or Plan(), clock or Clock(), progress)
+    with work.stage("difference"):
+        layers = _difference(before, after, work.plan)
+        made, compared = make_layers(
+            layers, [str(name) for name in layers], threads=threads(before, work.plan)
+        )
+    return _found(made, compared, layers.attrs, work, objects=objects)
 
-    def stage(name: str) -> AbstractContextManager[None]:
-        return _reported(clock, progress, name)
 
-    with stage("difference"):
-        layers, facts = _difference(before, after, plan)
+@dataclass(frozen=True)
+class _Work:
+    """The settings, and who is told how the work goes on."""
+
+    plan: Plan
+    clock: Clock
+    progress: Progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure one stage and report its begin and end."""
+        self.progress(name, 0, 1)
+        with self.clock(name):
+            yield
+        self.progress(name, 1, 1)
+
+
+def _found(
+    layers: dict[str, xr.DataArray], compared: int, attrs: dict[Any, Any], work: _Work, *, objects: bool
+) -> Comparison:
+    """Find the threshold and the objects where they are wanted."""
+    facts = {str(key): value for key, value in attrs.items()}
     if not objects:
-        return Comparison(layers, facts=facts)
-    magnitude = layers["magnitude"]
-    with stage("threshold"):
+        return Comparison(layers, compared, facts=facts)
+    plan, magnitude = work.plan, layers["magnitude"]
+    with work.stage("threshold"):
         level, info = _level(magnitude, facts.get("dof"), plan)
     area = plan.min_area_m2
     if area is None:
         area = MIN_OBJECT_PX * Grid.of(magnitude).gsd_m ** 2
-    with stage("segment"):
+    with work.stage("segment"):
         labels, table = segment.segment(
             magnitude,
             low=np.inf if level is None else float(info.get("low", level)),
@@ -232,16 +258,7 @@ def compare(
             min_area_m2=area,
             **plan.keywords(segment.segment),
         )
-    return Comparison(layers, level, info, labels, table.rename(columns=COLUMNS), area, facts)
-
-
-@contextmanager
-def _reported(clock: Clock, progress: Progress, name: str) -> Iterator[None]:
-    """Measure one stage and report its begin and end."""
-    progress(name, 0, 1)
-    with clock(name):
-        yield
-    progress(name, 1, 1)
+    return Comparison(layers, compared, level, info, labels, table.rename(columns=COLUMNS), area, facts)
 
 
 # ------------------------------------------------------------------------------------------------ steps
@@ -260,64 +277,29 @@ def _pair(before: Any, after: Any, plan: Plan) -> list[Scene]:
     return out
 
 
-def _images(scenes: list[Scene], plan: Plan, aoi: BaseGeometry | None) -> tuple[xr.DataArray, xr.DataArray]:
-    """Read the pair, block by block where it is large."""
-    lazy = _pair_bytes(scenes[0], scenes[0].grid.shape) > LAZY_BYTES
+def _images(
+    scenes: list[Scene], plan: Plan, aoi: BaseGeometry | None, kept: Kept | None = None
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Read the pair, window by window where it is large."""
+    large = pair_bytes(scenes[0], scenes[0].grid.shape) > LAZY_BYTES
     return read_pair(
         scenes[0],
         scenes[1],
         aoi=aoi,
         bands=plan.section("read")["bands"],
         warp=plan.section("read")["warp"],
-        chunk_px=CHUNK_PX if lazy else None,
+        streaming=Streaming(WINDOW_PX, threads(scenes[0], plan), kept) if large else None,
     )
 
 
-def _pair_bytes(scene: Scene | xr.DataArray, shape: tuple[int, int]) -> int:
-    """Return what two float32 images of a shape take."""
-    bands = len(scene.bands) if isinstance(scene, Scene) else scene.sizes.get("band", 1)
-    return 2 * 4 * bands * shape[0] * shape[1]
-
-
-def _difference(
-    before: xr.DataArray, after: xr.DataArray, plan: Plan
-) -> tuple[dict[str, xr.DataArray], dict[str, Any]]:
-    """Run the method; what it gives is held in memory, what it read is not. Return layers and facts."""
-    name = plan.section("diff")["method"]
+def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> xr.Dataset:
+    """Run the method; its layers are made when they are asked for where the images are."""
+    name = plan.section("diff")["method"] or difference.suggest(before)
     known = name in STEPS["difference"].methods  # else the step says what it knows
     params = plan.section(f"difference.{name}") if known else {}
-    threads = _threads(before, plan)
-    workers = plan.section("compute")["workers"] if before.chunks is None else threads
+    workers = threads(before, plan) if is_lazy(before) else plan.section("compute")["workers"]
     made = difference.difference(before, after, name, **params, **({"threads": workers} if workers else {}))
-    if isinstance(made, xr.DataArray):
-        made = xr.Dataset({"magnitude": made})
-    made = _computed(made, threads)
-    layers = {str(key): made[key] for key in made}
-    if not np.isfinite(layers["magnitude"].values).any():
-        raise InputError(
-            "no pixel is usable in both images; wanted areas that overlap and are not masked; check nodata "
-            "and masks with `changedet info`"
-        )
-    return layers, {str(key): value for key, value in made.attrs.items()}
-
-
-def _threads(image: xr.DataArray, plan: Plan) -> int:
-    """Return how many blocks may be in work at one time."""
-    compute = plan.section("compute")
-    memory = MEMORY_BYTES if compute["memory"] is None else memory_bytes(compute["memory"])
-    block = COPIES * _pair_bytes(image, (CHUNK_PX, CHUNK_PX))
-    return max(min(compute["workers"] or os.cpu_count() or 1, memory // block), 1)
-
-
-def _computed(made: xr.Dataset, threads: int) -> xr.Dataset:
-    """Return layers in memory, computed together so that each block is read once."""
-    lazy = [image for image in made.values() if image.chunks is not None]
-    if not lazy:
-        return made
-    if "distributed" in sys.modules:  # there may be a cluster, which has workers of its own
-        return made.compute()
-    # asked for a scheduler by name or for none, dask imports all of distributed to look for a cluster
-    return made.compute(scheduler=lazy[0].data.__dask_scheduler__, num_workers=threads)
+    return made if isinstance(made, xr.Dataset) else xr.Dataset({"magnitude": made})
 
 
 def _suggested(magnitude: xr.DataArray, plan: Plan) -> dict[str, Any]:
@@ -333,10 +315,10 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
     Magnitudes with degrees of freedom are roots of a chi-square statistic, to which chi2 and fdr apply.
     """
     method = plan.section("diff")["threshold"]
-    chosen, asked = method == "auto", {}
-    if chosen:  # a method may know what level suits it
+    asked: dict[str, Any] = {}
+    if method == "auto":  # a method may know what level suits it
         method = magnitude.attrs.get("suggested_threshold", "robust")
-        asked = _suggested(magnitude, plan)
+        asked = {"k": magnitude.attrs["suggested_k"]} if "suggested_k" in magnitude.attrs else {}
     params: dict[str, Any] = {}
     if method in STEPS["threshold"].methods:
         params = {**plan.section(f"threshold.{method}"), **asked}
@@ -351,8 +333,6 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
             info["threshold"] = level
     except DegenerateError as error:
         return None, {"method": str(method), "threshold": None, "why": f"no threshold: {error}"}
-    if chosen and info.get("credible") is False:
-        return None, info | {"threshold": None, "why": "no more pixels stand out than by chance"}
     return level, info
 
 
@@ -386,56 +366,44 @@ def _refuse_outputs(scenes: list[Scene], outputs: Sequence[str] | None) -> None:
         )
 
 
-def _refuse_missing(found: Comparison, outputs: Sequence[str] | None) -> None:
+def _refuse_missing(layers: xr.Dataset, outputs: Sequence[str] | None) -> None:
     """Refuse layers that the method does not have where they were asked for by name."""
     for name in outputs or ():
         stem = name.removesuffix(".tif")
-        if stem in ("p_value", "components") and stem not in found.layers:
+        if stem in ("p_value", "components") and stem not in layers:
             raise InputError(
-                f"the method {found.magnitude.attrs.get('method')} has no {stem}; wanted one that has; "
+                f"the method {layers['magnitude'].attrs.get('method')} has no {stem}; wanted one that has; "
                 "choose another --method, or leave it out of --outputs"
             )
 
 
-def _write(
-    stage: Path, found: Comparison, wanted: tuple[str, ...], plan: Plan, progress: Progress
-) -> list[str]:
-    """Write the files and return their names."""
-    compress = plan.section("write")["compress"]
+def _write(stage: Path, found: Comparison, wanted: tuple[str, ...], work: _Work) -> list[str]:
+    """Write the files that are not there yet and return the names of all."""
     names = []
     for done, name in enumerate(wanted):
-        progress("write", done, len(wanted))
-        if _write_one(stage / name, found, compress):
+        work.progress("write", done, len(wanted))
+        if (stage / name).exists() or _write_one(stage / name, found, work.plan):
             names.append(name)
-    progress("write", len(wanted), len(wanted))
+    work.progress("write", len(wanted), len(wanted))
     return names
 
 
-def _write_one(path: Path, found: Comparison, compress: Any) -> bool:
+def _write_one(path: Path, found: Comparison, plan: Plan) -> bool:
     """Write one file where there is something to write."""
-    stem = path.stem
     if path.suffix == ".gpkg":
         write_gpkg(path, {"objects": found.objects})
     elif path.suffix == ".geojson":
         if found.objects is None or found.objects.crs is None:
             return False
         write_geojson(path, found.objects)
-    elif stem == "change":
-        write_cog(path, found.change, compress=compress, nodata=255, category_names=CATEGORIES)
-    elif stem in found.layers:
-        image = found.layers[stem]
-        write_cog(path, image.astype(np.float32, copy=False), compress=compress, tags=_tags(found.magnitude))
+    elif path.stem == "change" and found.labels is not None:
+        write_change(path, found.labels, found.magnitude, plan.section("write")["compress"])
     else:
         return False
     return True
 
 
-def _tags(magnitude: xr.DataArray) -> dict[str, str]:
-    """Return what a reader of the raster wants to know."""
-    words = {"METHOD": magnitude.attrs.get("method"), "UNITS": magnitude.attrs.get("units")}
-    if magnitude.attrs.get("signed"):
-        words["SIGN"] = "positive = brighter after"
-    return {k: str(v) for k, v in words.items() if v is not None}
+# ------------------------------------------------------------------------------------------------ record
 
 
 def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any]:
@@ -443,10 +411,10 @@ def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any
     from changedet import __version__
 
     magnitude = found.magnitude
-    usable = int(np.isfinite(magnitude.values).sum())
-    counts: dict[str, Any] = {"pixels": magnitude.size, "compared": usable}
+    counts: dict[str, Any] = {"pixels": magnitude.size, "compared": found.compared}
     if found.labels is not None and found.objects is not None:
-        counts |= {"changed": int((found.change.values == 1).sum()), "objects": len(found.objects)}
+        changed = int(np.count_nonzero(found.labels.values))
+        counts |= {"changed": changed, "objects": len(found.objects)}
     absent = f"the method {magnitude.attrs['method']} does not give it"
     return {
         "version": __version__,
@@ -486,7 +454,7 @@ def _warnings(found: Comparison, scenes: list[Scene]) -> list[str]:
     out = [str(words) for words in found.facts.get("warnings", ())]
     if found.threshold is None and "why" in found.info:
         out.append(f"{found.info['why']}: nothing is marked as changed")
-    elif found.info.get("credible") is False:
+    if found.info.get("credible") is False:
         out.append(
             f"about as many pixels lie above the threshold ({found.info['above']}) as would without change "
             f"({found.info['expected_above']:.0f}): the objects may be noise"

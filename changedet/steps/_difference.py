@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from changedet.errors import SettingError
+from changedet.steps._finite import finished
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -35,7 +36,7 @@ def absolute_difference(before: Array, after: Array) -> Float32:
     >>> absolute_difference(np.array([[[0.1]], [[0.5]]]), np.array([[[0.3]], [[0.4]]]))
     array([[0.15]], dtype=float32)
     """
-    return _finished(_total(np.abs(d, out=d) for d in _differences(before, after)) / len(before))
+    return finished(_total(np.abs(d, out=d) for d in _differences(before, after)) / len(before))
 
 
 @_QUIET
@@ -78,7 +79,7 @@ def spectral_angle(before: Array, after: Array) -> Float32:
     norm_a, norm_b = (np.sqrt(_total(pair[i] * pair[i] for pair in pairs)) for i in (0, 1))
     apart = _total((a / norm_a - b / norm_b) ** 2 for a, b in pairs)
     along = _total((a / norm_a + b / norm_b) ** 2 for a, b in pairs)
-    return _finished(2 * np.arctan2(np.sqrt(apart), np.sqrt(along)))
+    return finished(2 * np.arctan2(np.sqrt(apart), np.sqrt(along)))
 
 
 @_QUIET
@@ -108,7 +109,7 @@ def normalized_ratio(before: Array, after: Array, *, floor: float = 1e-4) -> Flo
         a, b = (_at_least(band, 0) for band in pair)
         return np.asarray((b - a) / np.maximum(b + a, floor))
 
-    return _finished(_total(map(ratio, _pairs(before, after))) / len(before))
+    return finished(_total(map(ratio, _pairs(before, after))) / len(before))
 
 
 @_QUIET
@@ -140,7 +141,7 @@ def log_ratio(before: Array, after: Array, *, floor: float = 1e-4, offset: float
         # The logarithms are taken apart, so that exchanging the dates changes the sign and nothing else.
         return np.asarray(np.log(b) - np.log(a))
 
-    return _finished(
+    return finished(
         _total(map(decibel, _pairs(before, after, np.float64))) * (10 / np.log(10) / len(before))
     )
 
@@ -231,14 +232,7 @@ def _length(bands: Iterator[Array], scale: Array | None) -> Float32:
         return np.multiply(band, band, out=band)
 
     total = _total(map(squared, enumerate(bands)))
-    return _finished(np.sqrt(total, out=total))
-
-
-def _finished(result: Array) -> Float32:
-    """Return float32 with NaN for what is not finite (an infinite input is no measurement)."""
-    out = np.asarray(result, np.float32)
-    out[~np.isfinite(out)] = np.nan
-    return out
+    return finished(np.sqrt(total, out=total))
 
 
 def _require_positive(name: str, value: float) -> None:

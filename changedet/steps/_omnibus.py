@@ -17,6 +17,7 @@ import xarray as xr
 
 from changedet.blocks import Pixelwise, Reduction, Windowed, is_lazy
 from changedet.errors import DegenerateError, InputError, SettingError
+from changedet.steps._finite import finished
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -59,7 +60,7 @@ def omnibus_magnitude(before: Array, after: Array, enl: Array) -> Float32:
         # ln(4xy / (x + y)²) without the loss of digits where the dates are nearly alike
         total += np.log1p(-(((y - x) / (y + x)) ** 2))
     z = -2 * _rho_all(2.0, looks) * looks * total
-    return _finished(np.sqrt(np.maximum(z, 0)))
+    return finished(np.sqrt(np.maximum(z, 0)))
 
 
 @_QUIET
@@ -76,7 +77,7 @@ def omnibus_p_value(magnitude: Array, enl: Array) -> Float32:
     (y, x) float32 array, 0 to 1, NaN where the magnitude is
     """
     z = magnitude[0].astype(np.float64) ** 2
-    return _finished(_p_all(z, 2.0, float(enl.flat[0]), len(enl)))
+    return finished(_p_all(z, 2.0, float(enl.flat[0]), len(enl)))
 
 
 def omnibus(
@@ -152,7 +153,7 @@ def speckle_variance(image: Array) -> Float32:
         ratio = (between * pixels / 3) / (inside * pixels / (pixels - 4))
         variance = (inside + between) * pixels / (pixels - 1)
         total += np.where((ratio <= UNIFORM) & (variance > 0), variance / center**2, np.nan)
-    return _finished(total / len(image))
+    return finished(total / len(image))
 
 
 def _doubled(values: Array, step: int) -> Array:
@@ -451,9 +452,3 @@ def _power(band: Array) -> Array:
     """Return float64 power with NaN for what is no measurement of it."""
     power = np.asarray(band, np.float64)
     return np.where((power > 0) & (power < np.inf), power, np.nan)
-
-
-def _finished(result: Array) -> Float32:
-    """Return float32 with NaN for what is not finite."""
-    out = np.asarray(result, np.float32)
-    return np.where(np.isfinite(out), out, np.float32(np.nan))

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet.blocks import Pixelwise, Reduction, Windowed, is_lazy, sampled
+from changedet.blocks import Pixelwise, Reduction, Windowed, in_memory, is_lazy, sampled
 from changedet.errors import DegenerateError, SettingError
+from changedet.steps._finite import finished
+from changedet.steps._statistics import Moments, chi_square_sf, combined, moments_of, pieces
 
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
@@ -24,9 +26,6 @@ Float64 = npt.NDArray[np.float64]
 
 SILENT = 1e-10
 """Share of the largest variance below which a component is float32 rounding, and is left out."""
-
-PIECE_PX = 1 << 16
-"""Pixels in work at one time, so that their float64 copies stay in the cache."""
 
 STARTS = ((0.1, 0.9), (0.5, 0.99), (0.5, 0.999), (0.5, 1.0))
 """Pairs of quantiles of the first component from which k-means starts, as change may be rare; the tightest
@@ -44,45 +43,17 @@ _QUIET = np.errstate(all="ignore")  # NaN and infinity are inputs here, and come
 # --- moments -----------------------------------------------------------------------------------------------
 
 
-class _Moments(NamedTuple):
-    """Number, mean ``(p,)`` and centered products ``(p, p)`` of pixels; they merge."""
-
-    n: int
-    mean: Float64
-    products: Float64
-
-
 @_QUIET
-def _moments(*images: Array) -> _Moments:
+def _moments(*images: Array) -> Moments:
     """Return the moments of one image, or of the difference of two, over the pixels finite in every band."""
-    bands, rows, columns = images[-1].shape
-    height = max(PIECE_PX // max(columns, 1), 1)
-    total = _Moments(0, np.zeros(bands), np.zeros((bands, bands)))
-    for r in range(0, rows, height):
-        values = images[-1][:, r : r + height].astype(np.float64)
-        if len(images) > 1:
-            values -= images[0][:, r : r + height]
-        pixels = values.reshape(bands, -1)
-        pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
-        if pixels.shape[1]:
-            mean = pixels.mean(axis=1)
-            pixels = pixels - mean[:, None]
-            total = _merged(total, _Moments(pixels.shape[1], mean, pixels @ pixels.T))
+    flat = [image.reshape(len(image), -1) for image in images]
+    total = Moments.none(len(flat[-1]))
+    for cut in pieces(flat[-1].shape[1], len(flat[-1])):
+        pixels = flat[-1][:, cut].astype(np.float64)
+        if len(flat) > 1:
+            pixels -= flat[0][:, cut]
+        total = combined(total, moments_of(pixels))
     return total
-
-
-def _merged(a: _Moments, b: _Moments) -> _Moments:
-    """Merge two moments; that of no pixels changes nothing."""
-    if not a.n or not b.n:
-        return a if a.n else b
-    n, apart = a.n + b.n, b.mean - a.mean
-    products = a.products + b.products + np.outer(apart, apart) * (a.n * b.n / n)
-    return _Moments(n, a.mean + apart * (b.n / n), products)
-
-
-def _packed(found: _Moments) -> Float64:
-    """Return moments as one array ``(1 + p + p²,)``."""
-    return np.concatenate([[found.n], found.mean, found.products.ravel()])
 
 
 @dataclass(frozen=True)
@@ -101,9 +72,9 @@ def _principal(images: tuple[xr.DataArray, ...], least: int, standardize: bool =
     Components without variance are left out. A component goes along with the bands rather than against them.
     """
     size = images[0].sizes["band"]
-    total = Reduction(_moments, _merged, _packed, dims=(("moment", 1 + size + size * size),))
-    packed = total(*images).values
-    n, mean, products = int(packed[0]), packed[1 : 1 + size], packed[1 + size :].reshape(size, size)
+    total = Reduction(_moments, combined, Moments.packed, dims=(("moment", 4 + size + size * size),))
+    found = Moments.unpacked(total(*images).values, size)
+    n, mean, products = int(found.number), found.mean, found.products
     if n < least:
         raise DegenerateError(
             f"{n} valid samples for principal components of {size} values; wanted at least {least}; "
@@ -127,43 +98,50 @@ def _principal(images: tuple[xr.DataArray, ...], least: int, standardize: bool =
 
 
 @_QUIET
-def component(before: Array, after: Array, *, weights: Float64, mean: Float64) -> Float32:
-    """One principal component of the difference.
+def components_of(before: Array, after: Array, *, weights: Float64, mean: Float64) -> Float32:
+    """Principal components of the difference.
 
     Parameters
     ----------
     before, after : (band, y, x) array, NaN = invalid
-    weights, mean : (band,) float64, loadings, and the mean difference, which is taken off
+    weights : (component, band) float64, loadings
+    mean : (band,) float64, the mean difference, which is taken off
 
     Returns
     -------
-    (y, x) float32 array, after − before, NaN where a band of either is not finite
+    (component, y, x) float32 array, after − before, NaN where a band of either is not finite
     """
-    total = np.zeros(before.shape[1:])
-    for a, b, weight, middle in zip(before, after, weights, mean, strict=True):
-        total += weight * (b.astype(np.float64) - a - middle)
-    return _finished(total)
+    a, b = (image.reshape(len(image), -1) for image in (before, after))
+    out = np.empty((len(weights), a.shape[1]), np.float32)
+    for cut in pieces(a.shape[1], len(mean)):
+        pixels = b[:, cut].astype(np.float64)
+        pixels -= a[:, cut]
+        pixels -= mean[:, None]
+        # Not a product of matrices: its order of additions depends on where in a block a pixel lies.
+        out[:, cut] = np.einsum("cb,bn->cn", weights, pixels)
+    return finished(out).reshape(-1, *before.shape[1:])
 
 
-def _statistic(scores: tuple[Array, ...], variance: Float64) -> Float64:
-    """Return the sum of squared scores over their variances."""
-    total = np.zeros(scores[0].shape[1:])
+def _statistic(scores: Array, variance: Float64) -> Float64:
+    """Return the sum of squared scores over their variances; they are added in a loop."""
+    total = np.zeros(scores.shape[1:])
     for score, var in zip(scores, variance, strict=True):
-        total += score[0].astype(np.float64) ** 2 / var
+        square = score.astype(np.float64)
+        square *= square
+        square /= var
+        total += square
     return total
 
 
-def _length(*scores: Array, variance: Float64) -> Float32:
+def _length(scores: Array, *, variance: Float64) -> Float32:
     """Return the whitened length."""
-    return _finished(np.sqrt(_statistic(scores, variance)))
+    return finished(np.sqrt(_statistic(scores, variance)))
 
 
-def _p_value(*scores: Array, variance: Float64) -> Float32:
+def _p_value(scores: Array, *, variance: Float64) -> Float32:
     """Return the upper tail of the chi-square distribution, 0 where it is below what float32 holds."""
-    from scipy.special import chdtrc
-
     with np.errstate(under="ignore"):
-        return _finished(chdtrc(len(variance), _statistic(scores, variance)))
+        return finished(chi_square_sf(_statistic(scores, variance), len(variance)))
 
 
 def pca(
@@ -201,24 +179,19 @@ def pca(
     axes = _principal((before, after), 10 * before.sizes["band"], standardize)
     if not axes.variance.size:  # nothing differs anywhere: one silent component, of any variance
         axes = _Axes(axes.n, axes.mean, np.ones(1), np.zeros((1, len(axes.mean))))
-    scores = [
-        Pixelwise(partial(component, weights=row, mean=axes.mean))(before, after, threads=threads)
-        for row in axes.weights
-    ]
-    stacked = xr.concat(
-        scores, "band", coords="minimal", compat="override", join="override", combine_attrs="override"
-    )
-    names = np.array([f"pca{i + 1}" for i in range(len(scores))], dtype=object)
+    names = tuple(f"pca{i + 1}" for i in range(len(axes.weights)))
+    kernel = partial(components_of, weights=axes.weights, mean=axes.mean)
+    scores = Pixelwise(kernel, bands=names)(before, after, threads=threads)
     result = xr.Dataset(
         {
-            "magnitude": Pixelwise(partial(_length, variance=axes.variance))(*scores, threads=threads),
-            "p_value": Pixelwise(partial(_p_value, variance=axes.variance))(*scores, threads=threads),
-            "components": stacked.assign_coords(band=names),
+            "magnitude": Pixelwise(partial(_length, variance=axes.variance))(scores, threads=threads),
+            "p_value": Pixelwise(partial(_p_value, variance=axes.variance))(scores, threads=threads),
+            "components": scores,
         }
     )
     for name in result:
-        result[name].encoding |= scores[0].encoding
-    facts = {"variance": axes.variance.tolist(), "dof": len(scores), "number": axes.n}
+        result[name].encoding |= scores.encoding
+    facts = {"variance": axes.variance.tolist(), "dof": len(names), "number": axes.n}
     return result.assign_attrs(facts)
 
 
@@ -231,7 +204,7 @@ def _difference_length(before: Array, after: Array) -> Float32:
     total = np.zeros(before.shape[1:])
     for a, b in zip(before, after, strict=True):
         total += (b.astype(np.float64) - a) ** 2
-    return _finished(np.sqrt(total))
+    return finished(np.sqrt(total))
 
 
 def _blocks(image: xr.DataArray, side_px: int) -> xr.DataArray:
@@ -284,7 +257,7 @@ def _scaled(image: Array, *, weights: Float64, mean: Float64, start: float, gate
     along = np.maximum(filtered(image[0], weights=weights, mean=mean) - start, 0)
     if gated:
         along = along / (1 + along)
-    return _finished(np.where(np.isfinite(image[0]), along, np.nan))
+    return finished(np.where(np.isfinite(image[0]), along, np.nan))
 
 
 def _columns(*images: Array) -> Float64:
@@ -403,7 +376,8 @@ def pca_kmeans(
             f"block_px={block_px}, components={components}; wanted blocks of at least 2 px, and from 1 to "
             "block_px² components"
         )
-    lengths = Pixelwise(_difference_length)(before, after, threads=threads).drop_vars("band", errors="ignore")
+    made = Pixelwise(_difference_length)(before, after, threads=threads)
+    lengths = in_memory(made.drop_vars("band", errors="ignore"))
     axes = _principal((_blocks(lengths, block_px),), block_px**2)
     shape = (-1, block_px, block_px)
     filters, mean = axes.weights[:components].reshape(shape), axes.mean.reshape(shape)[0]
@@ -411,9 +385,8 @@ def pca_kmeans(
         Windowed(partial(_feature, weights=weights, mean=mean), block_px)(lengths, threads=threads)
         for weights in filters
     ]
-    size = 2 * len(filters) + 2
     cut = partial(two_means, least_separation=least_separation)
-    split = Reduction(_columns, _side_by_side, cut, dims=(("value", size),))
+    split = Reduction(_columns, _side_by_side, cut, dims=(("value", 2 * len(filters) + 2),))
     found = split(*(sampled(image) for image in (*features, lengths))).values
     gated = not found[-2] > least_separation
     result = _towards(lengths, (filters, mean), found, gated, threads)
@@ -439,10 +412,3 @@ def _with_bands(image: xr.DataArray) -> xr.DataArray:
     if "band" in image.dims:
         return image
     return image.drop_vars("band", errors="ignore").expand_dims("band")
-
-
-def _finished(result: Array) -> Float32:
-    """Return float32 with NaN for what is not finite."""
-    with np.errstate(all="ignore"):
-        out = np.asarray(result, np.float32)
-    return np.where(np.isfinite(out), out, np.float32(np.nan))

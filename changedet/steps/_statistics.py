@@ -11,9 +11,8 @@ compounds. Z is therefore multiplied by :func:`consistency_factor` after every w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -63,6 +62,11 @@ class Moments:
     mean: Float64
     products: Float64
 
+    @classmethod
+    def none(cls, variates: int) -> Moments:
+        """Return the moments of no pixels, which change nothing that they are merged with."""
+        return cls(0.0, 0.0, 0.0, 0.0, np.zeros(variates), np.zeros((variates, variates)))
+
     @property
     def effective(self) -> float:
         """Number of equally weighted pixels that would say as much."""
@@ -102,42 +106,75 @@ def combined(a: Moments, b: Moments) -> Moments:
 
 
 def moments(
-    before: Array, after: Array, *, weighting: Axes | None = None, previous: Axes | None = None
+    before: Array,
+    after: Array,
+    *,
+    weighting: Axes | None = None,
+    previous: Axes | None = None,
+    moved: float = np.inf,
 ) -> Moments:
-    """Weighted moments of one block of both dates, in float64, by two passes.
+    """Weighted moments of one block of both dates, in float64.
 
     Parameters
     ----------
     before, after : (band, y, x) array; a pixel that is not finite in every band of both is left out
     weighting : axes whose p-value of no change weights the pixels; None weights all alike
     previous : axes of the pass before, to tell how far the weights moved
+    moved : a weight that moved as far ends the search for one that moved farther
     """
     pair = [x.reshape(len(x), -1) for x in (before, after)]
-    step = max(PIECE_PRODUCTS // (2 * len(before)) ** 2, LEAST_PIECE_PX)
-    cuts = (slice(i, i + step) for i in range(0, max(pair[0].shape[1], 1), step))
-    return reduce(combined, (_piece([x[:, cut] for x in pair], weighting, previous) for cut in cuts))
+    total = Moments.none(2 * len(before))
+    for cut in pieces(pair[0].shape[1], 2 * len(before)):
+        pixels = np.concatenate([x[:, cut] for x in pair], dtype=np.float64)
+        compare = total.shift < moved
+        total = combined(total, moments_of(pixels, weighting=weighting, previous=previous, compare=compare))
+    return total
 
 
-def _piece(pair: list[Array], weighting: Axes | None, previous: Axes | None) -> Moments:
-    """Return the moments of ``(band, n)`` pixels of both dates."""
-    pixels = np.concatenate(pair, dtype=np.float64)
+def pieces(pixels: int, variates: int) -> Iterator[slice]:
+    """Yield slices of pixels whose products with one another are worked on at once."""
+    step = max(PIECE_PRODUCTS // variates**2, LEAST_PIECE_PX)
+    return (slice(i, i + step) for i in range(0, pixels, step))
+
+
+def moments_of(
+    pixels: Float64, *, weighting: Axes | None = None, previous: Axes | None = None, compare: bool = True
+) -> Moments:
+    """Weighted moments of pixels, about a center that is close to their mean.
+
+    Parameters
+    ----------
+    pixels : (variate, n), changed; a pixel that is not finite in every variate is left out
+    weighting, previous : see :func:`moments`
+    compare : tell how far the weights moved; else 0
+    """
     usable = np.isfinite(pixels).all(axis=0)
     if not usable.all():
         pixels = pixels[:, usable]
-    weights, earlier = (
-        np.ones(pixels.shape[1]) if axes is None else axes.no_change(pixels) for axes in (weighting, previous)
-    )
-    weight = float(weights.sum())
-    mean = pixels @ weights / weight if weight > 0 else np.zeros(len(pixels))
-    pixels -= mean[:, None]
-    return Moments(
-        float(pixels.shape[1]),
-        weight,
-        float(weights @ weights),
-        float(np.abs(weights - earlier).max(initial=0.0)),
-        mean,
-        (pixels * weights) @ pixels.T,
-    )
+    number = pixels.shape[1]
+    if not number:
+        return Moments.none(len(pixels))
+    center = pixels.mean(axis=1) if weighting is None else weighting.center
+    pixels -= center[:, None]
+    if weighting is None:
+        weight = weight2 = float(number)
+        apart, products, shift = pixels.mean(axis=1), pixels @ pixels.T, 0.0
+    else:
+        weights = weighting.no_change(pixels)
+        weight, weight2 = float(weights.sum()), float(weights @ weights)
+        apart = pixels @ weights / weight if weight > 0 else np.zeros(len(pixels))
+        products = (pixels * weights) @ pixels.T
+        shift = _moved(pixels, center, weights, previous) if compare else 0.0
+    products -= np.outer(apart, apart) * weight
+    return Moments(float(number), weight, weight2, shift, center + apart, products)
+
+
+def _moved(centered: Float64, center: Float64, weights: Float64, previous: Axes | None) -> float:
+    """Return the largest change of a weight since the pass before, which may have weighted all alike."""
+    if previous is None:
+        return float(1 - weights.min())
+    centered += (center - previous.center)[:, None]
+    return float(np.abs(weights - previous.no_change(centered)).max())
 
 
 # ------------------------------------------------------------------------------------------------ chi-square
@@ -265,11 +302,9 @@ class Axes:
         """Degrees of freedom of the statistic."""
         return len(self.variance)
 
-    def no_change(self, pixels: Float64) -> Float64:
-        """Return the p-values of no change of ``(2·band, n)`` pixels."""
-        scaled = self.coefficients / np.sqrt(self.variance)[:, None]
-        components = scaled @ pixels
-        components -= (scaled @ self.center)[:, None]
+    def no_change(self, centered: Float64) -> Float64:
+        """Return the p-values of no change of ``(2·band, n)`` pixels, less the center."""
+        components = (self.coefficients / np.sqrt(self.variance)[:, None]) @ centered
         return chi_square_sf(np.einsum("ij,ij->j", components, components), self.dof)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from changedet.blocks import Pixelwise, Reduction, is_lazy
+from changedet.blocks import Pixelwise, Reduction, computed
 from changedet.errors import DegenerateError, SettingError
+from changedet.steps._finite import finished
 from changedet.steps._statistics import (
     Array,
     Axes,
@@ -22,10 +23,15 @@ from changedet.steps._statistics import (
     chi_square_sf,
     combined,
     moments,
+    pieces,
 )
 
 LEAST_EFFECTIVE = 0.05
 """Share of the pixels below which the weights rest on too few, and the result before weighting is given."""
+
+
+MOVED = 10
+"""Change of a weight, in tolerances of the values, above which the weights have not settled."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ def fitted(before: xr.DataArray, after: xr.DataArray, recipe: Recipe, *, threads
     fit = first = Fit(axes, found.number, found.effective, converged=recipe.max_iterations == 1)
     previous: Axes | None = None
     while fit.iterations < recipe.max_iterations and not fit.converged:
-        fit, previous = _iterated(fit, _passed(before, after, threads, fit.axes, previous), recipe), fit.axes
+        chunk = partial(moments, weighting=fit.axes, previous=previous, moved=MOVED * recipe.tolerance)
+        fit, previous = _iterated(fit, _passed(before, after, threads, chunk), recipe), fit.axes
         if fit.fallback:
             return replace(fit, axes=first.axes)
     return fit
@@ -85,17 +92,13 @@ def _passed(
     before: xr.DataArray,
     after: xr.DataArray,
     threads: int | None,
-    weighting: Axes | None = None,
-    previous: Axes | None = None,
+    chunk: Callable[..., Moments] = moments,
 ) -> Moments:
     """Return the moments of the whole image."""
     size = 2 * before.sizes.get("band", 1)
-    chunk = partial(moments, weighting=weighting, previous=previous)
     total = Reduction(chunk, combined, Moments.packed, dims=(("moment", 4 + size + size * size),))
-    made = total(before, after)
-    if is_lazy(made) and threads is not None and "distributed" not in sys.modules:
-        made = made.compute(scheduler=made.data.__dask_scheduler__, num_workers=threads)
-    return Moments.unpacked(made.values, size)
+    made = xr.Dataset({"moments": total(before, after)})
+    return Moments.unpacked(computed(made, threads)["moments"].values, size)
 
 
 def _iterated(fit: Fit, found: Moments, recipe: Recipe) -> Fit:
@@ -110,7 +113,7 @@ def _iterated(fit: Fit, found: Moments, recipe: Recipe) -> Fit:
     settled = (
         axes.dof == fit.axes.dof
         and bool(np.abs(axes.values - fit.axes.values).max() < recipe.tolerance)
-        and found.shift < 10 * recipe.tolerance
+        and found.shift < MOVED * recipe.tolerance
     )
     return replace(passed, axes=axes, converged=settled)
 
@@ -127,23 +130,18 @@ def layers(
     """
     fit = fitted(before, after, recipe, threads=threads)
     axes, shared = fit.axes, threads or 1
-    parts = [
-        Pixelwise(partial(_component, coefficients=row, center=axes.center))(before, after, threads=shared)
-        for row in axes.coefficients
-    ]
-    names = [f"{recipe.component}{i + 1}" for i in range(axes.dof)]
-    components = xr.concat(
-        parts, "band", coords="minimal", compat="override", join="override", combine_attrs="override"
-    )
+    names = tuple(f"{recipe.component}{i + 1}" for i in range(axes.dof))
+    kernel = partial(components_of, coefficients=axes.coefficients, center=axes.center)
+    components = Pixelwise(kernel, bands=names)(before, after, threads=shared)
     result = xr.Dataset(
         {
-            "magnitude": Pixelwise(partial(_length, variance=axes.variance))(*parts, threads=shared),
-            "p_value": Pixelwise(partial(_p_value, variance=axes.variance))(*parts, threads=shared),
-            "components": components.assign_coords(band=np.array(names, dtype=object)),
+            "magnitude": Pixelwise(partial(_length, variance=axes.variance))(components, threads=shared),
+            "p_value": Pixelwise(partial(_p_value, variance=axes.variance))(components, threads=shared),
+            "components": components,
         }
     )
     for name in result:
-        result[name].encoding |= parts[0].encoding
+        result[name].encoding |= components.encoding
     result["p_value"].attrs["dof"] = axes.dof
     return result.assign_attrs(_facts(fit, recipe, _names(before)))
 
@@ -156,31 +154,47 @@ def _names(image: xr.DataArray) -> list[str]:
 
 
 @np.errstate(all="ignore")
-def _component(before: Array, after: Array, *, coefficients: Float64, center: Float64) -> Array:
-    """Return one component, float32, NaN where a band is not finite; bands are added in a loop."""
-    total = np.zeros(before.shape[-2:])
-    for band, factor, middle in zip((*before, *after), coefficients, center, strict=True):
-        total += factor * (band.astype(np.float64) - middle)
-    out = total.astype(np.float32)
-    out[~np.isfinite(total)] = np.nan
-    return out
+def components_of(before: Array, after: Array, *, coefficients: Float64, center: Float64) -> Array:
+    """Return the components.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) array, NaN = invalid
+    coefficients : (component, 2·band), of the bands before and then those after
+    center : (2·band,) taken off the bands
+
+    Returns
+    -------
+    (component, y, x) float32 array, NaN where a band of either is not finite
+    """
+    pair = [image.reshape(len(image), -1) for image in (before, after)]
+    out = np.empty((len(coefficients), pair[0].shape[1]), np.float32)
+    for cut in pieces(out.shape[1], len(center)):
+        pixels = np.concatenate([x[:, cut] for x in pair], dtype=np.float64)
+        pixels -= center[:, None]
+        # Not a product of matrices: its order of additions depends on where in a block a pixel lies.
+        out[:, cut] = np.einsum("cb,bn->cn", coefficients, pixels)
+    return finished(out).reshape(-1, *before.shape[1:])
 
 
-def _statistic(components: tuple[Array, ...], variance: Float64) -> Float64:
-    """Return Z."""
-    total = np.zeros(components[0].shape[-2:])
+def _statistic(components: Array, variance: Float64) -> Float64:
+    """Return Z; components are added in a loop."""
+    total = np.zeros(components.shape[1:])
     for component, var in zip(components, variance, strict=True):
-        total += component[0].astype(np.float64) ** 2 / var
+        square = component.astype(np.float64)
+        square *= square
+        square /= var
+        total += square
     return total
 
 
-def _length(*components: Array, variance: Float64) -> Array:
+def _length(components: Array, *, variance: Float64) -> Array:
     """Return √Z."""
     return np.sqrt(_statistic(components, variance)).astype(np.float32)
 
 
 @np.errstate(under="ignore")
-def _p_value(*components: Array, variance: Float64) -> Array:
+def _p_value(components: Array, *, variance: Float64) -> Array:
     """Return the p-value of no change; 0 where it is below what float32 holds."""
     return chi_square_sf(_statistic(components, variance), len(variance)).astype(np.float32)
 

@@ -12,28 +12,29 @@ an axis changes its order of additions with the shape of the block.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet._blocks import (
+from changedet.blocks._dask import label_lazy, map_lazy
+from changedet.blocks._stream import Stream, held, map_stream, read_stream
+from changedet.blocks._tiles import (
     Array,
     Tile,
-    at_least,
     label_array,
     map_strips,
     map_tiles,
-    merge_labels,
     part,
     renumber,
     spatial,
     strips,
-    summarize_labels,
     three_d,
     tree,
     windows,
@@ -44,15 +45,20 @@ from changedet.grid import Window
 __all__ = [
     "Pixelwise",
     "Reduction",
+    "Stream",
     "Tile",
     "Windowed",
     "check_parameters",
     "chunked_like",
+    "computed",
+    "each_window",
     "from_reader",
+    "in_memory",
     "is_lazy",
     "label",
     "map_tiles",
     "parameters",
+    "read_stream",
     "renumber",
     "sampled",
     "windows",
@@ -174,10 +180,12 @@ class Pixelwise:
     ----------
     kernel : ``(before, after, **params)`` of ``(band, y, x)`` arrays → ``(y, x)`` float32
     unit : unit of the result
+    bands : names of the result's bands where the kernel gives ``(band, y, x)``
     """
 
     kernel: Callable[..., Array]
     unit: str = "1"
+    bands: tuple[str, ...] = ()
 
     def __call__(self, *images: xr.DataArray, threads: int = 1, **params: Any) -> xr.DataArray:
         """Run the kernel on labelled images."""
@@ -219,15 +227,19 @@ def _run(
     """Run a pixelwise or windowed kernel and label the result."""
     check_parameters(method, params)
     core = _aligned(images)
+    bands = getattr(method, "bands", ())
+    lead = (len(bands),) if bands else ()
     result: xr.DataArray = xr.apply_ufunc(
-        partial(_map_arrays, partial(method.kernel, **params), halo_px, threads),
+        partial(_map_arrays, partial(method.kernel, **params), halo_px, threads, lead),
         *images,
         input_core_dims=core,
-        output_core_dims=[["y", "x"]],
+        output_core_dims=[["component", "y", "x"] if bands else ["y", "x"]],
         dask="allowed",
         join="exact",
         keep_attrs="drop_conflicts",
     )
+    if bands:
+        result = result.rename(component="band").assign_coords(band=np.array(bands, dtype=object))
     mapping = images[0].encoding.get("grid_mapping")
     if mapping is not None:
         result.encoding["grid_mapping"] = mapping
@@ -253,53 +265,16 @@ def _aligned(images: tuple[xr.DataArray, ...]) -> list[list[str]]:
     return [[d for d in ("band", "y", "x") if d in image.dims] for image in images]
 
 
-def _map_arrays(run: Callable[..., Array], halo_px: int, threads: int, *arrays: Any) -> Any:
-    """Run a kernel on arrays, eagerly in strips or as a dask graph."""
+def _map_arrays(
+    run: Callable[..., Array], halo_px: int, threads: int, lead: tuple[int, ...], *arrays: Any
+) -> Any:
+    """Run a kernel on arrays, eagerly in strips, as a stream, or as a dask graph."""
     shaped = [three_d(a) for a in arrays]
-    if any(not isinstance(a, np.ndarray) for a in shaped):
-        return _map_lazy(run, halo_px, shaped)
-    return map_strips(run, halo_px, threads, shaped)
-
-
-def _map_lazy(run: Callable[..., Array], halo_px: int, arrays: list[Any]) -> Any:
-    """Build the dask graph of a kernel, with overlapping blocks where it has a halo."""
-    import dask.array as da
-
-    shape = spatial(arrays)
-    chunks = next(a for a in arrays if hasattr(a, "dask") and a.shape[-2:] == shape).chunks[-2:]
-    ys, xs = (at_least(c, halo_px) for c in chunks)
-    depth = {0: 0, 1: halo_px if len(ys) > 1 else 0, 2: halo_px if len(xs) > 1 else 0}
-    blocks = []
-    for array in map(da.asarray, arrays):
-        if array.shape[-2:] == shape:
-            array = array.rechunk({0: -1, 1: ys, 2: xs})
-            array = da.overlap.overlap(array, depth, boundary="none") if halo_px else array
-        blocks.append(array.rechunk({0: -1}))
-    return da.map_blocks(
-        partial(_lazy_block, run, halo_px, (depth[1], depth[2]), (len(ys), len(xs))),
-        *blocks,
-        drop_axis=0,
-        chunks=(ys, xs),
-        dtype=np.float32,
-        meta=np.empty((0, 0), np.float32),
-    )
-
-
-def _lazy_block(
-    run: Callable[..., Array],
-    halo_px: int,
-    depth: tuple[int, int],
-    count: tuple[int, int],
-    *blocks: Array,
-    block_id: tuple[int, int] = (0, 0),
-) -> Array:
-    """Run a kernel on one haloed block and trim the sides that have a halo."""
-    result = map_strips(run, halo_px, 1, list(blocks))
-    trim = tuple(
-        slice(d if i > 0 else 0, size - d if i < n - 1 else size)
-        for i, n, d, size in zip(block_id, count, depth, result.shape, strict=True)
-    )
-    return result[trim]
+    if any(hasattr(a, "dask") for a in shaped):
+        return map_lazy(run, halo_px, shaped, lead)
+    if any(isinstance(a, Stream) for a in shaped):
+        return map_stream(run, halo_px, shaped, lead)
+    return map_strips(run, halo_px, threads, shaped, lead)
 
 
 @dataclass(frozen=True)
@@ -336,10 +311,19 @@ class Reduction:
             data = _array(self.finalise, self._total(arrays, values))
         return xr.DataArray(data, dims=list(dims), coords=coords)
 
-    def _total(self, arrays: list[Array], params: dict[str, Any]) -> Any:
-        """Reduce strip by strip."""
+    def _total(self, arrays: list[Any], params: dict[str, Any]) -> Any:
+        """Reduce strip by strip, a stream tile by tile."""
         shape = spatial(arrays)
         chunk = partial(self.chunk, **params)
+        first = next((a for a in arrays if isinstance(a, Stream)), None)
+        if first is not None:
+            whole = [a if isinstance(a, Stream) or a.shape[-2:] != shape else held(a, first) for a in arrays]
+
+            def reduced(tile: Tile) -> Any:
+                memo: dict[Any, Array] = {}
+                return chunk(*(a.window(tile.inner, memo) if isinstance(a, Stream) else a for a in whole))
+
+            return tree(first.each(reduced), self.combine)
         states = [chunk(*(part(a, t.outer, shape) for a in arrays)) for t in strips(arrays)]
         return tree(states or [chunk(*arrays)], self.combine)
 
@@ -364,6 +348,77 @@ class Reduction:
 def _array(finalise: Callable[[Any], Any], total: Any) -> Array:
     """Finalise a state as a float64 array."""
     return np.asarray(finalise(total), np.float64)
+
+
+def in_memory(image: xr.DataArray) -> xr.DataArray:
+    """Make a stream once and keep it, for several looks at it; what follows from it is still streamed."""
+    if not isinstance(image.data, Stream):
+        return image
+    return image.copy(data=held(np.asarray(image.data), image.data))
+
+
+def each_window(
+    images: Mapping[str, xr.DataArray], use: Callable[[Window, dict[str, Array]], None], *, threads: int = 1
+) -> None:
+    """Make images of one extent window by window, each window of all of them at once, and hand them on.
+
+    Streams are made tile by tile, lazy images by rows of their chunks, images in memory are handed on whole.
+
+    Parameters
+    ----------
+    images : name → (…, y, x), on one grid
+    use : called with a window and the arrays of all images in it, never twice at a time, in any order
+    threads : chunks of lazy images in work at one time, where there is no cluster
+
+    Raises
+    ------
+    whatever a reader, a kernel or ``use`` raises
+    """
+    first = next(iter(images.values()))
+    rows, columns = first.sizes["y"], first.sizes["x"]
+    streams = {k: v.data for k, v in images.items() if isinstance(v.data, Stream)}
+    if not streams:
+        for window in _rows_of_chunks(images, rows, columns):
+            use(window, _computed({k: v.isel(y=window[0]) for k, v in images.items()}, threads))
+        return
+    lock = Lock()
+
+    def work(tile: Tile) -> None:
+        memo: dict[Any, Array] = {}
+        made = {
+            k: v.data.window(tile.inner, memo) if k in streams else v.data[(..., *tile.inner)]
+            for k, v in images.items()
+        }
+        with lock:
+            use(tile.inner, made)
+
+    next(iter(streams.values())).each(work)
+
+
+def _rows_of_chunks(images: Mapping[str, xr.DataArray], rows: int, columns: int) -> Iterator[Window]:
+    """Yield windows of the full width that end where the chunks of the first lazy image end."""
+    chunks = next((v.chunksizes["y"] for v in images.values() if is_lazy(v)), (rows,))
+    start = 0
+    for height in chunks:
+        yield slice(start, start + height), slice(0, columns)
+        start += height
+
+
+def _computed(images: dict[str, xr.DataArray], threads: int) -> dict[str, Array]:
+    """Compute lazy images together."""
+    made = xr.Dataset({k: v.variable for k, v in images.items()})
+    return {str(k): v.values for k, v in computed(made, threads).items()}
+
+
+def computed(made: xr.Dataset, threads: int | None) -> xr.Dataset:
+    """Compute lazy images together, with some threads where there is no cluster."""
+    lazy = [image for image in made.values() if is_lazy(image)]
+    if not lazy:
+        return made
+    if threads is None or "distributed" in sys.modules:  # a cluster has workers of its own
+        return made.compute()
+    # asked for a scheduler by name or for none, dask imports all of distributed to look for a cluster
+    return made.compute(scheduler=lazy[0].data.__dask_scheduler__, num_workers=threads)
 
 
 def label(
@@ -394,46 +449,5 @@ def label(
     if not is_lazy(mask):
         labels, number = label_array(mask.values, connectivity, None if marks is None else np.asarray(marks))
         return mask.copy(data=labels), number
-    labels, number = _label_lazy(mask.data, marks, connectivity)
+    labels, number = label_lazy(mask.data, marks, connectivity)
     return mask.copy(data=labels), xr.DataArray(number)
-
-
-def _label_lazy(mask: Any, seeds: Any, connectivity: int) -> tuple[Any, Any]:
-    """Label block by block, join the blocks across their borders, renumber."""
-    import dask
-    import dask.array as da
-
-    pure = partial(dask.delayed, pure=True)
-    blocks = da.map_blocks(_label_block, mask, connectivity, dtype=np.int32).to_delayed(optimize_graph=False)
-    marks = np.full(blocks.shape, None) if seeds is None else seeds.to_delayed(optimize_graph=False)
-    ys, xs = (np.concatenate([[0], np.cumsum(c)[:-1]]).tolist() for c in mask.chunks)
-    count_i, count_j = map(range, blocks.shape)
-    tables = pure(merge_labels)(
-        [
-            [pure(summarize_labels)(blocks[i, j], marks[i, j], (ys[i], xs[j])) for j in count_j]
-            for i in count_i
-        ],
-        connectivity,
-    )
-
-    def renumbered(i: int, j: int) -> Any:
-        shape = (mask.chunks[0][i], mask.chunks[1][j])
-        return da.from_delayed(pure(_relabel)(blocks[i, j], tables, i, j), shape, dtype=np.int32)
-
-    number = da.from_delayed(pure(_number)(tables), (), dtype=np.int64)
-    return da.block([[renumbered(i, j) for j in count_j] for i in count_i]), number
-
-
-def _label_block(mask: Array, connectivity: int) -> Array:
-    """Label one block by itself."""
-    return label_array(mask, connectivity)[0]
-
-
-def _relabel(labels: Array, tables: list[list[Array]], i: int, j: int) -> Array:
-    """Look up the image's label of every pixel of block ``(i, j)``."""
-    return np.asarray(tables[i][j][labels])
-
-
-def _number(tables: list[list[Array]]) -> Array:
-    """Return the number of labels in the image."""
-    return np.asarray(max(int(t.max()) for row in tables for t in row), np.int64)

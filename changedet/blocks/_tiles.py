@@ -143,13 +143,19 @@ def part(array: Any, window: Window, shape: tuple[int, int]) -> Any:
     return array[(..., *window)] if array.shape[-2:] == shape else array
 
 
-def map_strips(run: Callable[..., Array], halo_px: int, threads: int, arrays: list[Array]) -> Array:
-    """Run a kernel strip by strip."""
+def map_strips(
+    run: Callable[..., Array],
+    halo_px: int,
+    threads: int,
+    arrays: list[Array],
+    lead: tuple[int, ...] = (),
+) -> Array:
+    """Run a kernel strip by strip; ``lead`` are the leading axes of its result."""
     shape = spatial(arrays)
-    out = np.empty(shape, np.float32)
+    out = np.empty((*lead, *shape), np.float32)
 
     def work(tile: Tile) -> None:
-        out[tile.inner] = run(*(part(a, tile.outer, shape) for a in arrays))[tile.trim]
+        out[(..., *tile.inner)] = run(*(part(a, tile.outer, shape) for a in arrays))[(..., *tile.trim)]
 
     map_tiles(work, strips(arrays, halo_px), threads=threads)
     return out
