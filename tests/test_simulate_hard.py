@@ -89,7 +89,7 @@ def test_the_preset_turns_everything_on_and_takes_changes():
                      "debris", "thin_missed", "mask_eaten", "mask_shift_px", "mask_missing",
                      "clustering"):  # fmt: skip
             assert getattr(one, knob) > 0 == getattr(plain, knob), knob
-        assert 11 <= one.n_dates <= 18
+        assert 12 <= one.n_dates <= 18
     assert SceneSettings.for_sensor("planet", 1, hard=True, bars=0.0, n_dates=9).n_dates == 9
 
 
@@ -285,7 +285,7 @@ def test_dates_are_few_and_uneven_with_months_between(seed):
     settings = SceneSettings.for_sensor("sentinel-2", seed, hard=True, shape_px=(40, 40))
     dates = simulate(settings).dates
     gaps = np.diff(dates) / DAY
-    assert 11 <= len(dates) <= 18 and gaps.min() > 4
+    assert 12 <= len(dates) <= 18 and gaps.min() > 4
     assert gaps.max() > 90 and gaps.max() > 3 * np.median(gaps)
     end = np.datetime64(settings.end)
     assert dates[-1] <= end + 2 * DAY and (end - dates[-1]) / DAY < 60

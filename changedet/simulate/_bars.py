@@ -14,6 +14,7 @@ from changedet.simulate._terrain import MARGIN, Terrain, bank_rise
 from changedet.simulate._weather import Day
 
 _DAY = np.timedelta64(1, "D")
+_GROWN_M = 0.5  # elevation up to which a growing bank silts up, m above the mean level
 _SEEN_M = 0.3  # a bar counts as there when it stands this much above (or below) the old bed
 
 
@@ -63,7 +64,9 @@ class Motion:
         bed, day = ground.bed_m, float((date - self.first) / _DAY)
         if self.retreat_m is not None:
             rise = bank_rise(ground.bank_m + self.retreat_m * np.float32(worked_years(self.first, date)))
-            bed = ground.channel_m * (1 - rise) + ground.top_m * rise
+            new = ground.channel_m * (1 - rise) + ground.top_m * rise
+            # what a bank loses stands high; what it gains is laid down low and wet, as point bars are
+            bed = np.where(new > bed, np.minimum(new, np.maximum(bed, np.float32(_GROWN_M))), new)
         standing = [bar for bar in self.bars if bar.stands(day) > 0]
         if standing:
             total = sum(_mound(ground, bar, day) for bar in standing)

@@ -54,7 +54,7 @@ _HARD_BY: dict[str, dict[str, Any]] = {
                    "land_works": 4.0, "bars": 6.0, "sensors": ("sentinel-2", "cbers")},
 }  # fmt: skip
 _HARD_ENDS = ("2026-02-20", "2026-02-10", "2026-01-25", "2026-06-30", "2025-10-20")  # mostly in winter
-_HARD_DATES = (11, 18)  # fewest and most scenes
+_HARD_DATES = (12, 18)  # fewest and most scenes
 
 # name: (smallest, largest) value allowed
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -229,7 +229,7 @@ class SceneSettings:
         ----------
         name : "submetre" (0.6 m), "planet" (3 m) or "sentinel-2" (10 m)
         seed : of layout, weather and noise
-        hard : break what an ordinary scene flatters; 11 to 18 scenes, most often ending in winter
+        hard : break what an ordinary scene flatters; 12 to 18 scenes, most often ending in winter
         changes : any field, to replace the preset's value
 
         Raises

@@ -107,9 +107,10 @@ def _mingle(settings: SceneSettings, ground: Terrain, grain: Grain, day: Day, la
     )
     years = _years(settings, day)
     span = float((np.datetime64(settings.end) - np.datetime64(settings.start)) / np.timedelta64(365, "D"))
-    room = np.where(made, np.float32(0.25), np.where(label >= FIELD, np.float32(0.6), np.float32(1)))
+    closed = (label >= FIELD) | (label == FOREST)
+    room = np.where(made, np.float32(0.25), np.where(closed, np.float32(0.6), np.float32(1)))
     # what grows where changes with the years: a third of a share in a year, sd
-    room *= np.clip(1 + np.float32(5) * grain.drift(years, span, other=True), 0.1, 2.5)
+    room *= np.clip(1 + np.float32(5) * grain.drift(years, span, other=True), 0.1, 2)
     for values, share in zip(others, grain.companions, strict=True):
         land += (values[:, None, None] - land) * np.clip(share * room, 0, 0.8)
     land += (others[0][:, None, None] - land) * _settled(ground, grain, years)

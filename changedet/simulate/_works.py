@@ -74,8 +74,7 @@ def programme(
     """Every structure of a scene, in order of start; empty where nothing is built.
 
     The programme is paced so that most structures are followed by four `good` scenes (open water, little
-    cloud; three where dates are few and clustered); about one in ten comes so late that only three scenes
-    of any kind follow.
+    cloud); about one in ten comes so late that only three scenes of any kind follow.
     """
     if not settings.build:
         return ()
@@ -88,9 +87,12 @@ def programme(
     )
     more = [*_on_land(settings, ground), *_in_river(settings, ground, banks)]
     specs = specs + [spec for spec in more if _off_rail(ground, spec)]
-    follow = 3 if settings.clustering > 0 else 4
-    chosen = _fit(settings, ground, _paced(rng, sorted(specs, key=lambda spec: spec.when), good, follow))
-    return _towed(dates, chosen, [_dated(rng, dates, number, spec) for number, spec in enumerate(chosen, 1)])
+    few = settings.clustering > 0
+    paced = _paced(rng, sorted(specs, key=lambda spec: spec.when), good, floor=0.35 if few else 0.4)
+    chosen = _fit(settings, ground, paced)
+    least = 3.3 if few else 2.2
+    works = [_dated(rng, dates, number, spec, least) for number, spec in enumerate(chosen, 1)]
+    return _towed(dates, chosen, works)
 
 
 def _towed(dates: Dates, specs: list[_Spec], works: list[Structure]) -> tuple[Structure, ...]:
@@ -120,11 +122,13 @@ def _position(dates: Dates, moment: Any) -> float:
     return k + float((moment - dates[k]) / (dates[k + 1] - dates[k]))
 
 
-def _paced(rng: np.random.Generator, specs: list[_Spec], good: NDArray[np.bool_], follow: int) -> list[_Spec]:
+def _paced(
+    rng: np.random.Generator, specs: list[_Spec], good: NDArray[np.bool_], floor: float
+) -> list[_Spec]:
     """Squeeze the later starts so that the last is in time, and let a few be late after all."""
-    last, final = good.size - 1, np.nonzero(good)[0][-follow:]
-    limit = min((float(final[0]) if final.size == follow else last / 2) - 0.4, last - 2.4) / last
-    latest, floor = max(spec.when for spec in specs), 0.4
+    last, fourth = good.size - 1, np.nonzero(good)[0][-4:]
+    limit = min((float(fourth[0]) if fourth.size == 4 else last / 2) - 0.4, last - 2.4) / last
+    latest = max(spec.when for spec in specs)
     squeeze = min((max(limit, floor + 0.1) - floor) / max(latest - floor, 1e-6), 1.0)
     out = []
     for spec in specs:
@@ -339,10 +343,10 @@ def _in_river(settings: SceneSettings, ground: Terrain, banks: tuple[float, floa
         side, along = int(rng.integers(2)), float(rng.choice([-1, 1]) * rng.uniform(70, 0.8 * reach))
         edge, inward = banks[side], (1, -1)[side]
         when, weir = float(rng.uniform(0.25, 0.7)), bool(rng.random() < 0.5)
-        long, lasts = float(rng.uniform(0.12, 0.3)) * width, float(rng.uniform(0.25, 0.4))
+        long, lasts = float(rng.uniform(0.12, 0.3)) * width, float(rng.uniform(0.3, 0.45))
         far = float(rng.choice([-1, 1]) * rng.uniform(60, 140))
         if weir:
-            place, wide = (edge + inward * (long / 2 + 6), along), max(2.5, 0.8 * gsd)
+            place, wide = (edge + inward * (long / 2 + 6), along), max(3.0, 1.3 * gsd)
             spec = _Spec("unknown", "timber", 0.8, place, (long, wide), when, lasts)
             specs.append(replace(spec, turn_deg=float(rng.uniform(-25, 25))))
             continue
@@ -389,16 +393,19 @@ def _fit(settings: SceneSettings, ground: Terrain, specs: list[_Spec]) -> list[_
     return [spec for spec, _ in kept]
 
 
-def _dated(rng: np.random.Generator, dates: Dates, number: int, spec: _Spec) -> Structure:
-    """Give a structure its dates: none on the first scene, three scenes or more, days unrelated to scenes."""
+def _dated(rng: np.random.Generator, dates: Dates, number: int, spec: _Spec, least: float) -> Structure:
+    """Give a structure its dates: none on the first scene, three scenes or more, days unrelated to scenes.
+
+    One that is removed stays for `least` gaps between scenes.
+    """
     last = dates.size - 1
     limit = max(last - 2.4, 0.5)
     when = max(spec.when * last, 0.3)
     if when > limit:  # too late to be on three scenes: some time shortly before
         when = max(limit - 0.5 * (when - limit) - 0.3 * float(rng.random()), 0.3)
     start, removed, grown = _moment(dates, when), None, None
-    if spec.lasts is not None and when + 2.2 < last:
-        removed = _moment(dates, min(when + max(spec.lasts * last, 2.2), last - 0.2))
+    if spec.lasts is not None and when + least < last:
+        removed = _moment(dates, min(when + max(spec.lasts * last, least), last - 0.2))
     if spec.grows is not None:
         grown = _moment(dates, when + max(spec.grows * last, 2.0))
     return Structure(
