@@ -22,7 +22,7 @@ from changedet.grid import Grid, attach
 from changedet.io.raster import write_cog
 
 GRID = Grid.make("EPSG:32652", Affine(10, 0, 600_000, 0, -10, 4_700_000), (64, 80))
-COMMANDS = "run demo report sensitivity update diff info align evaluate site".split()
+COMMANDS = "run demo report sensitivity update diff info align normalize evaluate site".split()
 
 
 def scene(path, grid=GRID, *, seed=0, change=False):

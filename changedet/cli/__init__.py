@@ -25,6 +25,7 @@ for _command in (
     detect.run,
     pair.diff,
     scenes.align,
+    scenes.normalize,
     scenes.info,
     score.evaluate,
     detect.sensitivity,

@@ -1,4 +1,4 @@
-"""``changedet info`` and ``changedet align``: what the scenes are, and how they lie on one another."""
+"""``changedet info``, ``align`` and ``normalize``: what the scenes are, how they lie, and in what light."""
 
 from __future__ import annotations
 
@@ -40,6 +40,26 @@ ApplyAbove = Annotated[
         "--apply-above",
         metavar="PX",
         help="Shortest shift that is applied; resampling for less blurs more than it mends.",
+    ),
+]
+
+
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="orthogonal|theil-sen|histogram",
+        help="Line between two noisy sides, median of slopes, or the reference's histogram, which is for "
+        "display only: it takes water level and snow for light [orthogonal].",
+    ),
+]
+NoChange = Annotated[
+    str | None,
+    typer.Option(
+        "--no-change",
+        metavar="auto|stability|irmad",
+        help="Pixels that count: steady over the dates, or alike in scene and reference by IR-MAD; auto "
+        "takes the second, except for SAR of four dates or more [auto].",
     ),
 ]
 
@@ -180,3 +200,60 @@ def align(
     say(table(found.rows[0].keys(), (row.values() for row in found.rows)))
     say(f"wrote {len(found.files)} files in {out}")
     emit({"command": command_line(), "shifts": found.rows, "files": found.files})
+
+
+def normalize(
+    scenes: option.Scenes,
+    out: option.Out,
+    *,
+    reference: Reference = None,
+    method: Method = None,
+    no_change: NoChange = None,
+    site: option.SiteName = None,
+    aoi: option.Aoi = None,
+    since: option.Since = None,
+    until: option.Until = None,
+    bands: option.Bands = None,
+    band_names: option.BandNames = None,
+    date: option.Date = None,
+    warp: option.Warp = False,
+    plan: option.PlanFile = None,
+    set_: option.Set = None,
+    outputs: Outputs = None,
+    compress: option.Compress = None,
+    overwrite: option.Overwrite = False,
+    json: option.Json = False,
+    quiet: option.Quiet = False,
+    verbose: option.Verbose = 0,
+) -> None:
+    """Bring scenes to the radiometry of one reference, from pixels that did not change.
+
+    Writes the normalized scenes (<id>_normalized.tif), gains.csv and gains.png. Align the scenes first. Two
+    images need no dates; the first one given is the reference then.
+
+    reference = gain * scene + offset, band by band. A line that does not bring held-out pixels closer to the
+    reference is refused, and the scene is left as it is. SAR power is only multiplied.
+    """
+    given = locals()
+    from changedet.pipeline.radiometry import radiometry
+
+    chosen = option.make_plan(given | {"method": None})
+    changes: dict[str, Any] = {}
+    said = plan is not None or any("normalize.no_change" in text for text in set_ or ())
+    if no_change is not None or not said:
+        changes["normalize.no_change"] = no_change or "auto"
+    changes |= {"normalize.reference": reference} if reference is not None else {}
+    changes |= {"normalize.method": method} if method is not None else {}
+    with bars() as progress:
+        found = radiometry(
+            scenes,
+            out,
+            chosen.with_values(changes),
+            aoi=option.area_of(site, aoi),
+            outputs=option.names_of(outputs),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    say(table(found.rows[0].keys(), (row.values() for row in found.rows)))
+    say(f"wrote {len(found.files)} files in {out}")
+    emit({"command": command_line(), "gains": found.rows, "files": found.files})

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from changedet.steps.align import Registration
+    from changedet.steps.normalize import Normalization
 
 MOST_MAPS = 6
 MOST_PANELS = 8
@@ -119,3 +120,100 @@ def _tie_map(axes: Any, name: str, one: Registration, shape: tuple[int, int]) ->
     words = f"{name[:24]}: {one.model}\n{len(one.ties)} tie points less the mean"
     axes.set_title(words, fontsize="small", loc="left")
     axes.figure.colorbar(drawn, ax=axes, shrink=0.8, label="off the model (px)")
+
+
+# ------------------------------------------------------------------------------------------------ gains
+
+
+def gains_figure(rows: Sequence[Mapping[str, Any]], found: Sequence[Normalization]) -> Figure:
+    """Draw the pixels and the line of every band of the scene that moved most; of many scenes, all gains too.
+
+    Parameters
+    ----------
+    rows : of ``gains.csv``, scene by scene
+    found : one a scene
+    """
+    bands = len(found[0].lines)
+    scenes = [list(rows[i * bands : (i + 1) * bands]) for i in range(len(found))]
+    shown = [i for i, one in enumerate(found) if one.points and one.points[0].shape[1]]
+    most = max(shown, key=lambda i: _change(scenes[i]), default=None)
+    count = min(bands, MOST_PANELS) if most is not None else 0
+    columns = min(max(count, 1), 4)
+    series = (len(found) > 2 and not any(one.curves for one in found)) or most is None
+    lines = -(-count // columns)
+    size = (2.9 * columns + (2.6 if columns == 1 else 0.6), (5.2 if series else 0.4) + 3.1 * lines)
+    figure, axes = _figure(2 * series + lines, columns, size)
+    if series:
+        grid = axes[0, 0].get_gridspec()
+        for one in axes[:2].flat:
+            one.remove()
+        gain = figure.add_subplot(grid[0, :])
+        _over_scenes(gain, scenes, "gain", 1)
+        _over_scenes(figure.add_subplot(grid[1, :], sharex=gain), scenes, "offset", 0)
+    places = list(axes[2 * series :].flat)
+    for k, place in enumerate(places):
+        if most is None or k >= count:
+            place.set_axis_off()
+        else:
+            _scatter(place, scenes[most][k], found[most], k)
+    if most is not None:
+        places[0].set_ylabel("reference")
+        figure.suptitle(f"{scenes[most][0]['id']}: no-change pixels", fontsize="medium", x=0.02, ha="left")
+    return figure  # type: ignore[no-any-return]
+
+
+def _change(rows: Sequence[Mapping[str, Any]]) -> float:
+    """How far the bands of a scene are moved."""
+    gains = [abs(r["gain"] - 1) if r["gain"] is not None else 1.0 for r in rows]
+    return float(max(gains) + max(abs(r["offset"] or 0.0) for r in rows))
+
+
+def _color(band: str) -> str:
+    """Color of a band."""
+    return _BAND_COLORS.get(band, _OTHER)
+
+
+def _over_scenes(axes: Any, scenes: Sequence[Sequence[Mapping[str, Any]]], key: str, rest: float) -> None:
+    """Draw gains or offsets of every band over the scenes; refused scenes are hollow."""
+    at = np.arange(len(scenes))
+    ok = np.array([bool(rows[0]["accepted"]) for rows in scenes])
+    for k, first in enumerate(scenes[0]):
+        value = np.array([np.nan if rows[k][key] is None else rows[k][key] for rows in scenes], float)
+        color = _color(str(first["band"]))
+        axes.plot(at, np.where(ok, value, np.nan), "o-", color=color, markersize=4, label=first["band"])
+        axes.plot(at[~ok], value[~ok], "o", color=color, markersize=4, markerfacecolor="none")
+    axes.axhline(rest, color="gray", linewidth=0.8)
+    every = max(len(scenes) // 12, 1)
+    names = [str(rows[0]["id"])[:24] for rows in scenes]
+    if key == "offset":
+        axes.set_xticks(at[::every], names[::every], rotation=30, ha="right", fontsize="small")
+    else:
+        axes.set_title("Lines of all scenes; hollow: left as they are", fontsize="medium", loc="left")
+        axes.tick_params(labelbottom=False)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small")
+    axes.set_ylabel(key)
+
+
+def _scatter(axes: Any, row: Mapping[str, Any], one: Normalization, k: int) -> None:
+    """Draw the pixels of one band, the line they gave, and the line of no change."""
+    x, y = one.points[k]
+    low, high = np.quantile(np.concatenate([x, y]), (0.002, 0.998))
+    rim = 0.05 * max(high - low, 1e-9)
+    ends = np.array([low - rim, high + rim])
+    axes.plot(x, y, ".", color=_color(str(row["band"])), markersize=2.5, alpha=0.5)
+    axes.plot(ends, ends, color="gray", linewidth=0.8, linestyle="--")
+    line = one.lines[k]
+    if one.curves:
+        at = np.linspace(ends[0], ends[1], 200)
+        axes.plot(at, one.curves[k](at), color="black", linewidth=1.2)
+    elif one.accepted:
+        axes.plot(ends, line.gain * ends + line.offset, color="black", linewidth=1.2)
+    axes.set(xlim=ends, ylim=ends, aspect="equal", xlabel="scene")
+    axes.tick_params(labelsize="x-small")
+    if one.curves:
+        words = "histogram matched"
+    elif one.accepted:
+        words = f"gain {row['gain']:.3f}, offset {row['offset']:+.4f}"
+    else:
+        words = "left as it is"
+    axes.set_title(f"{row['band']}: {words}\n{row['n']} pixels", fontsize="small", loc="left")

@@ -158,6 +158,43 @@ def robust_line(x: Array, y: Array, weights: Array | None = None) -> Line:
     )  # fmt: skip
 
 
+def theil_sen_line(x: Array, y: Array, weights: Array | None = None) -> Line:
+    """Theil–Sen line with what is known of its quality.
+
+    Parameters
+    ----------
+    x, y : (n,) float arrays, finite: subject and reference
+    weights : (n,) prior weights; only whether they are above 0 counts
+
+    Returns
+    -------
+    Line with ``gain``, ``offset``, ``n``, ``r2`` of the points near it, and standard errors as if the points
+    used had normal errors
+
+    Raises
+    ------
+    DegenerateError
+        The points fix no line.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if weights is not None:
+        x, y = x[np.asarray(weights) > 0], y[np.asarray(weights) > 0]
+    slope, _ = theil_sen(x, y)
+    intercept = float(np.median(y - slope * x))  # far steadier than the difference of two medians
+    away = y - intercept - slope * x
+    spread = max(1.4826 * float(np.median(np.abs(away - np.median(away)))), 1e-12)
+    near = np.square(np.clip(1 - np.square(away / (_BISQUARE * spread)), 0, None))
+    _, _, r2, _ = _orthogonal(x, y, near)
+    used = min(x.size, _THEIL_SEN_POINTS)
+    wide = 1.4826 * float(np.median(np.abs(x - np.median(x))))
+    error = spread / (max(wide, 1e-12) * float(np.sqrt(used)))
+    middle = float(np.median(x))
+    level = 1.2533 * spread / float(np.sqrt(used))  # of a median
+    return Line(
+        slope, intercept, x.size, r2, gain_error=error, offset_error=float(np.hypot(level, middle * error))
+    )
+
+
 def _symmetric_start(x: Array, y: Array) -> tuple[float, float]:
     """Line through the medians whose slope is the ratio of the spreads."""
     if x.size < 2:

@@ -61,7 +61,7 @@ class Sample:
     def cut(self, image: xr.DataArray) -> Array:
         """Return the sampled pixels of another image ``(…, y, x)`` of the same bands and grid."""
         values = self.cut_plain(image)
-        return _log_power(values) if self.sar else values
+        return log_power(values) if self.sar else values
 
     def cut_plain(self, image: xr.DataArray) -> Array:
         """Return the sampled pixels of any ``(…, y, x)`` array as they are; gaps are NaN (0 for integers)."""
@@ -111,7 +111,7 @@ def draw(
     there = xr.Dataset({k: _chosen(v, rows, columns) for k, v in wanted.items()}).compute()
     sar = is_sar(image)
     values = _arranged(there["image"], rows, columns)
-    values = _log_power(values) if sar else values
+    values = log_power(values) if sar else values
     if "quality" in there:
         flags = _arranged(there["quality"], rows, columns)
     else:
@@ -119,7 +119,7 @@ def draw(
     return Sample(values, bands, flags, sar, rows, columns)
 
 
-def _log_power(power: Array) -> Array:
+def log_power(power: Array) -> Array:
     """Natural logarithm of SAR power, floored."""
     return np.asarray(np.log(np.maximum(power, np.float32(_POWER_FLOOR))))
 

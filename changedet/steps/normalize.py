@@ -6,29 +6,45 @@ pixels closer to the reference that had no part in fitting it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet.errors import DegenerateError, InputError, SettingError
+from changedet.errors import DegenerateError, SettingError
+from changedet.scenes import is_sar
 from changedet.steps._lines import Line, orthogonal_line, robust_line, theil_sen
-from changedet.steps._resample import erode, filter_axis
+from changedet.steps._normalize_fit import FITS, Curve, MethodName, matched_histogram, ratio, relative_line
+from changedet.steps._normalize_pixels import (
+    FEWEST_FOR_STABILITY,
+    NO_CHANGE,
+    NoChangeName,
+    alike_weights,
+    leveled,
+    no_change_pixels,
+    steady_weights,
+    surroundings,
+)
 from changedet.steps._stable import (
     Sample,
     draw,
     frozen,
+    log_power,
     median_spread,
     named_reference,
     reference_dates,
-    water,
 )
 
 __all__ = [
     "Line",
+    "Normalization",
     "apply_line",
+    "apply_lines",
+    "find_lines",
     "no_change_pixels",
     "normalize",
     "orthogonal_line",
@@ -39,93 +55,41 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-_LEAST_GAIN, _LARGEST_GAIN = 0.5, 2.0
-_LEAST_R2 = 0.5
-_TRIM = 0.9  # share of the held-out pixels, the nearest ones, that the test looks at
-_ALIKE = 0.02  # a line that lowers the held-out error by less is not worth applying
-_SIGMAS = 2.0
-_BINS, _PER_BIN, _STEADY = 10, 500, 0.25
-_SHORE_PX = 2
-_AROUND_PX = 5
-_GRADIENT = np.array([-0.5, 0.0, 0.5])
-_FLATTEST = 0.8  # share of the land, by gradient, that is not an edge
+_METHODS = (*FITS, "histogram")
+_SHOWN = 600
+THE_REFERENCE = "the reference"
 
 
-def relative_line(
-    subject: Array,
-    reference: Array,
-    valid: Array | None = None,
-    *,
-    weights: Array | None = None,
-    min_pixels: int = 200,
-) -> Line:
-    """Line from a subject to a reference, with its guards.
-
-    A gain outside 0.5 to 2 or a squared correlation below 0.5 leaves only an offset. The line is fitted on
-    every other pixel and must bring those between them closer to the reference; then it is fitted on all.
+@dataclass(frozen=True)
+class Normalization:
+    """How one scene goes over into the reference.
 
     Parameters
     ----------
-    subject, reference : arrays of one shape, NaN = not usable; left alone
-    valid : bool array of that shape, True = a pixel that did not change; everywhere if not given
-    weights : array of that shape, not negative: how sure that is
-    min_pixels : fewest pixels that a line may rest on
-
-    Returns
-    -------
-    Line : gain 1 and offset 0 where it was refused or nothing is to be gained
-
-    Raises
-    ------
-    InputError
-        Shapes do not agree.
+    lines : one a band
+    curves : one a band where histograms were matched; they take the place of the lines
+    points : per band, (2, n) subject and reference of some no-change pixels, for a figure
+    no_change : how the pixels were chosen
     """
-    if subject.shape != reference.shape or (valid is not None and valid.shape != subject.shape):
-        raise InputError(
-            f"subject {subject.shape}, reference {reference.shape} and valid "
-            f"{None if valid is None else valid.shape} differ; wanted one shape"
-        )
-    use = np.isfinite(subject) & np.isfinite(reference)
-    use &= True if valid is None else valid
-    use &= True if weights is None else weights > 0
-    x, y = subject[use].astype(np.float64), reference[use].astype(np.float64)
-    w = np.ones(x.size) if weights is None else np.asarray(weights[use], np.float64)
-    if x.size < min_pixels:
-        return Line(n=x.size, why=f"{x.size} no-change pixels; wanted {min_pixels}")
-    line, why = _guarded(x, y, w)
-    trial, _ = _guarded(x[::2], y[::2], w[::2])
-    return _tested(replace(line, n=x.size, why=why), trial, x[1::2], y[1::2])
+
+    lines: tuple[Line, ...]
+    curves: tuple[Curve, ...] = ()
+    points: tuple[Array, ...] = dataclasses.field(default=(), compare=False)
+    no_change: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """True where every band is."""
+        return all(line.accepted for line in self.lines)
 
 
-def _guarded(x: Array, y: Array, w: Array) -> tuple[Line, str]:
-    """Robust line, or an offset alone where gain or correlation make no sense; and the reason."""
-    try:
-        line = robust_line(x, y, w)
-    except DegenerateError:
-        line = Line(n=x.size, r2=0.0)
-    if line.r2 >= _LEAST_R2 and _LEAST_GAIN <= line.gain <= _LARGEST_GAIN:
-        return line, "accepted"
-    why = f"offset only (gain {line.gain:.2f}, squared correlation {line.r2:.2f})"
-    apart = y - x
-    error = 1.4826 * float(np.median(np.abs(apart - np.median(apart)))) * 1.2533 / np.sqrt(x.size)
-    return Line(1.0, float(np.median(apart)), x.size, line.r2, gain_error=0.0, offset_error=error), why
+@dataclass(frozen=True)
+class _Asked:
+    """What :func:`find_lines` is asked for."""
 
-
-def _tested(line: Line, trial: Line, x: Array, y: Array) -> Line:
-    """Keep a line only if the one fitted on the other half brings ``x`` closer to ``y``."""
-    before, after = np.square(y - x), np.square(y - trial.gain * x - trial.offset)
-    rmse = [float(np.sqrt(np.sort(d)[: int(np.ceil(_TRIM * d.size))].mean())) for d in (before, after)]
-    limit = np.quantile(before, _TRIM)
-    better = np.minimum(before, limit) - np.minimum(after, limit)
-    sure = better.mean() > _SIGMAS * better.std() / np.sqrt(better.size)
-    line = replace(line, rmse_before=rmse[0], rmse_after=rmse[1], accepted=True)
-    if sure and rmse[1] < (1 - _ALIKE) * rmse[0]:
-        return line
-    same = replace(line, gain=1.0, offset=0.0, rmse_after=rmse[0])
-    if line.r2 >= _LEAST_R2:
-        return replace(same, why="already alike")
-    why = f"held-out pixels come no closer (squared correlation {line.r2:.2f})"
-    return replace(same, accepted=False, why=why)
+    method: str
+    no_change: str
+    min_pixels: int
 
 
 def apply_line(image: Array, gain: Array, offset: Array) -> npt.NDArray[np.float32]:
@@ -135,61 +99,12 @@ def apply_line(image: Array, gain: Array, offset: Array) -> npt.NDArray[np.float
     return np.asarray(out)
 
 
-def no_change_pixels(
-    median: Array,
-    spread: Array,
-    valid: Array,
-    *,
-    bins: int = _BINS,
-    per_bin: int = _PER_BIN,
-    share: float = _STEADY,
-) -> npt.NDArray[np.bool_]:
-    """Choose steady pixels, as many dark as bright ones.
-
-    Parameters
-    ----------
-    median, spread : (band, y, x) float arrays: level over time and robust standard deviation
-    valid : (y, x) bool, True where a pixel may be chosen (dry, not an edge)
-    bins : classes of brightness of equal width, 1 % to 99 % of the valid pixels
-    per_bin : most pixels of one class, evenly spread over its steady ones
-    share : of a class that counts as steady
-
-    Returns
-    -------
-    (y, x) bool
-    """
-    chosen = np.zeros(valid.shape, bool)
-    known = valid & np.isfinite(median).all(axis=0)
-    if not known.any():
-        return chosen
-    unrest = _unrest(spread[:, known])
-    bright = median[:, known].mean(axis=0)
-    low, high = np.quantile(bright, (0.01, 0.99))
-    part = np.clip(((bright - low) / max(high - low, 1e-12) * bins).astype(int), 0, bins - 1)
-    take = np.zeros(bright.size, bool)
-    for k in range(bins):
-        members = np.flatnonzero(part == k)
-        if members.size:
-            steady = members[unrest[members] <= np.quantile(unrest[members], share)]
-            take[steady[:: max(-(-steady.size // per_bin), 1)]] = True
-    chosen[known] = take
-    return chosen
-
-
-def _unrest(spread: Array) -> Array:
-    """Spread over time of each pixel ``(band, n)``, bands added in units of their own usual spread: (n,)."""
-    finite = np.isfinite(spread)
-    if not finite.all(axis=0).any():  # too few dates to tell
-        return np.zeros(spread.shape[1])
-    usual = [max(float(np.median(s[f])), 1e-12) for s, f in zip(spread, finite, strict=True)]
-    whole = np.where(finite, spread, np.inf) / np.array(usual)[:, None]
-    return np.asarray(whole.sum(axis=0))
-
-
 def normalize(
     stack: xr.Dataset,
     *,
     reference: str | xr.DataArray = "median",
+    method: MethodName = "orthogonal",
+    no_change: NoChangeName = "stability",
     weights: xr.DataArray | None = None,
     min_pixels: int = 200,
     sample_px: int = 640,
@@ -205,6 +120,12 @@ def normalize(
     ----------
     stack : stack of scenes on one grid; left alone
     reference : ``median``, ``first``, ``last``, the id of a scene, or an image ``(band, y, x)`` on the grid
+    method : ``orthogonal``: robust line, both sides noisy; ``theil-sen``: median of slopes, flatter where the
+        subject is noisy; ``histogram``: the reference's histogram, for display only, since it takes water
+        level, snow and buildings for light
+    no_change : which pixels count: ``stability`` over the dates of the stack; ``irmad``: p-value of no change
+        between scene and reference above 0.95, which two dates suffice for; ``auto``: the second, except for
+        SAR of four dates or more
     weights : ``(y, x)`` or ``(time, y, x)``: how sure it is that a pixel did not change (from IR-MAD, say);
         takes the place of the choice by steadiness
     min_pixels : fewest no-change pixels that a line may rest on
@@ -223,75 +144,94 @@ def normalize(
     GridError
         The reference image is on another grid.
     """
+    found = find_lines(
+        stack, reference=reference, method=method, no_change=no_change, weights=weights,
+        min_pixels=min_pixels, sample_px=sample_px,
+    )  # fmt: skip
+    return apply_lines(stack, found)
+
+
+def find_lines(
+    stack: xr.Dataset,
+    *,
+    reference: str | xr.DataArray = "median",
+    method: MethodName = "orthogonal",
+    no_change: NoChangeName = "stability",
+    weights: xr.DataArray | None = None,
+    min_pixels: int = 200,
+    sample_px: int = 640,
+) -> list[Normalization]:
+    """Find how every scene goes over into the reference; :func:`apply_lines` then does it.
+
+    Parameters
+    ----------
+    stack, reference, method, no_change, weights, min_pixels, sample_px : see :func:`normalize`
+
+    Returns
+    -------
+    list of Normalization, one a scene, in order of time
+
+    Raises
+    ------
+    SettingError, GridError
+        See :func:`normalize`.
+    """
     if min_pixels < 8:
         raise SettingError(f"min_pixels is {min_pixels}; wanted 8 or more")
+    if method not in _METHODS or no_change not in NO_CHANGE:
+        raise SettingError(
+            f"method {method!r}, no_change {no_change!r}; wanted one of {', '.join(_METHODS)}, and one of "
+            f"{', '.join(NO_CHANGE)}"
+        )
     fixed = named_reference(stack, reference)
     sample = draw(stack, bands=tuple(map(str, stack["band"].values)), sample_px=sample_px)
-    return _labelled(stack, _all_lines(sample, fixed, weights, min_pixels), sample.sar)
+    dates = reference_dates(sample)
+    if no_change == "auto":
+        no_change = "stability" if sample.sar and dates.size >= FEWEST_FOR_STABILITY else "irmad"
+    if no_change == "irmad" and fixed is None and 0 < dates.size < FEWEST_FOR_STABILITY:
+        fixed = int(dates[0])
+    return _all_lines(sample, dates, fixed, weights, _Asked(method, no_change, min_pixels))
 
 
 def _all_lines(
-    sample: Sample, fixed: int | xr.DataArray | None, weights: xr.DataArray | None, min_pixels: int
-) -> list[list[Line]]:
+    sample: Sample,
+    dates: Array,
+    fixed: int | xr.DataArray | None,
+    weights: xr.DataArray | None,
+    asked: _Asked,
+) -> list[Normalization]:
     """Lines of every date and band."""
-    dates = reference_dates(sample)
     bands = len(sample.bands)
     if sample.sar:  # the median of single looks leans on their skewed speckle, that of averages does not
-        sample = sample.patch(images=_surroundings(sample.images))
+        sample = sample.patch(images=surroundings(sample.images))
     if dates.size == 0:
-        return [[Line(why="no usable pixel")] * bands] * len(sample.images)
-    median, spread, _ = median_spread(_surroundings(_leveled(sample.images[dates])))
-    pure = _weights(sample, weights, median, spread)
+        return [Normalization((Line(why="no usable pixel"),) * bands)] * len(sample.images)
+    by_pair = weights is None and asked.no_change == "irmad"
+    median, spread, _ = median_spread(surroundings(leveled(sample.images[dates])))
+    pure = np.zeros((1, 1, 1)) if by_pair else steady_weights(sample, weights, median, spread)
     target = _target(sample, dates, fixed)
     cold = frozen(sample)
-    lines = []
+    found = []
     for i, image in enumerate(sample.images):
         if isinstance(fixed, int) and i == fixed:
-            lines.append([Line(accepted=True, why="the reference")] * bands)
+            found.append(Normalization((Line(accepted=True, why=THE_REFERENCE),) * bands))
         elif cold[i]:
-            lines.append([Line(why="frozen or hazy")] * bands)
+            found.append(Normalization((Line(why="frozen or hazy"),) * bands))
         else:
-            lines.append(_scene_lines(image, target, pure[i % len(pure)], sample.sar, min_pixels))
-    return lines
+            chosen = _alike(sample, image, target) if by_pair else pure[i % len(pure)]
+            if isinstance(chosen, str):
+                found.append(Normalization((Line(why=chosen),) * bands, no_change=asked.no_change))
+            else:
+                found.append(_one_scene(image, target, chosen, sample.sar, asked))
+    return found
 
 
-def _leveled(images: Array) -> Array:
-    """Take each date's distance from the median date away, band by band, so that offsets are no unrest."""
-    flat = images.reshape(*images.shape[:2], -1)
-    some = flat[..., :: max(flat.shape[-1] // 20_000, 1)]
-    apart, _, _ = median_spread(np.moveaxis(some - median_spread(some)[0], -1, 0))
-    return np.asarray(images - np.nan_to_num(apart)[..., None, None])
-
-
-def _surroundings(images: Array) -> Array:
-    """Mean of the valid pixels of 5 x 5 around each pixel, without itself.
-
-    Pixels are chosen by what their surroundings do: chosen by their own values they would be picked by their
-    noise, and pull the lines flat.
-    """
-    from scipy.ndimage import uniform_filter
-
-    size = (1,) * (images.ndim - 2) + (_AROUND_PX, _AROUND_PX)
-    ok = np.isfinite(images)
-    filled = np.where(ok, images, np.float32(0))
-    total = uniform_filter(filled, size, mode="constant") * _AROUND_PX**2 - filled
-    count = uniform_filter(ok.astype(np.float32), size, mode="constant") * _AROUND_PX**2 - ok
-    return np.asarray(np.where(ok & (count > 0.5), total / np.maximum(count, 1), np.float32(np.nan)))
-
-
-def _weights(sample: Sample, weights: xr.DataArray | None, median: Array, spread: Array) -> Array:
-    """No-change weights (1 or time, y, x), zero where a pixel is not to be used."""
-    dry = erode(~water(sample, median), 0 if sample.sar else _SHORE_PX)
-    if weights is not None:
-        given = sample.cut_plain(weights)
-        given = given[None] if given.ndim == 2 else given
-        return np.asarray(np.where(dry & (given > 0), given, 0))
-    steep = np.zeros(dry.shape, np.float32)
-    for level in np.nan_to_num(median):
-        steep += sum(np.square(filter_axis(level, _GRADIENT, -1, axis)) for axis in (0, 1))
-    known = np.asarray(dry & np.isfinite(median).all(axis=0))
-    edge = np.quantile(steep[known], _FLATTEST) if known.any() else 0.0
-    return no_change_pixels(median, spread, known & (steep <= edge))[None].astype(np.float32)
+def _alike(sample: Sample, image: Array, target: Array) -> Array | str:
+    """No-change weights by IR-MAD, or why there are none."""
+    try:
+        return alike_weights(sample, image, target)
+    except DegenerateError as error:
+        return f"no pixels by IR-MAD: {error}"
 
 
 def _target(sample: Sample, dates: Array, fixed: int | xr.DataArray | None) -> Array:
@@ -303,31 +243,74 @@ def _target(sample: Sample, dates: Array, fixed: int | xr.DataArray | None) -> A
     return median_spread(sample.images[dates])[0]
 
 
-def _scene_lines(image: Array, target: Array, weights: Array, sar: bool, min_pixels: int) -> list[Line]:
+def _one_scene(image: Array, target: Array, weights: Array, sar: bool, asked: _Asked) -> Normalization:
     """Lines of one scene; all identity where one band is refused, so that bands keep their ratios."""
     valid = np.asarray(np.isfinite(image).all(axis=0))
-    fit = _ratio if sar else relative_line
-    lines = [
-        fit(b, t, valid, weights=weights, min_pixels=min_pixels) for b, t in zip(image, target, strict=True)
-    ]
-    if all(line.accepted for line in lines):
-        return lines
-    return [replace(line, gain=1.0, offset=0.0, rmse_after=line.rmse_before) for line in lines]
+    every = list(zip(image, target, strict=True))
+    curves: tuple[Curve, ...] = ()
+    if asked.method == "histogram":
+        made = [
+            matched_histogram(b, t, valid, weights=weights, min_pixels=asked.min_pixels) for b, t in every
+        ]
+        lines, curves = [line for line, _ in made], tuple(curve for _, curve in made if curve is not None)
+    else:
+        fit = ratio if sar else relative_line
+        lines = [
+            fit(b, t, valid, weights=weights, min_pixels=asked.min_pixels, method=asked.method)
+            for b, t in every
+        ]
+    if not all(line.accepted for line in lines):
+        lines = [replace(line, gain=1.0, offset=0.0, rmse_after=line.rmse_before) for line in lines]
+        curves = ()
+    return Normalization(tuple(lines), curves, _points(every, valid & (weights > 0)), asked.no_change)
 
 
-def _ratio(
-    subject: Array, reference: Array, valid: Array, *, weights: Array, min_pixels: int
-) -> Line:
-    """Factor between two SAR images given as logarithms of power; its logarithm is the offset."""
-    use = np.isfinite(subject) & np.isfinite(reference) & valid & (weights > 0)
-    x, y = subject[use].astype(np.float64), reference[use].astype(np.float64)
-    if x.size < min_pixels:
-        return Line(n=x.size, why=f"{x.size} no-change pixels; wanted {min_pixels}")
-    offset, trial = float(np.median(y - x)), float(np.median(y[::2] - x[::2]))
-    if abs(offset) > np.log(_LARGEST_GAIN):
-        return Line(n=x.size, why=f"power differs by {np.exp(-offset):.2g} times")
-    # the correlation of speckle says nothing about a factor: it does not guard here
-    return _tested(Line(1.0, offset, x.size, 1.0, why="accepted"), Line(1.0, trial), x[1::2], y[1::2])
+def _points(every: list[tuple[Array, Array]], use: Array) -> tuple[Array, ...]:
+    """Some no-change pixels of each band, evenly taken."""
+    use = use & np.logical_and.reduce([np.isfinite(t) for _, t in every])
+    step = max(int(use.sum()) // _SHOWN, 1)
+    return tuple(np.stack([b[use][::step], t[use][::step]]) for b, t in every)
+
+
+def apply_lines(stack: xr.Dataset, found: list[Normalization]) -> xr.Dataset:
+    """Change scenes as :func:`find_lines` found.
+
+    Parameters
+    ----------
+    stack : the stack that the lines were found on; left alone
+    found : one a scene
+
+    Returns
+    -------
+    xr.Dataset, see :func:`normalize`
+    """
+    sar = is_sar(stack["image"])
+    lines = [list(one.lines) for one in found]
+    made = _labelled(stack, lines, sar)
+    if not any(one.curves for one in found):
+        return made
+    scenes = []
+    image = stack["image"].transpose("time", "band", "y", "x")
+    for i, one in enumerate(found):
+        scene = image.isel(time=i)
+        kernel = partial(_curved, curves=one.curves, sar=sar)
+        scenes.append(
+            xr.apply_ufunc(kernel, scene, dask="parallelized", output_dtypes=[np.float32])
+            if one.curves
+            else scene
+        )
+    whole = xr.concat(scenes, "time", coords="minimal", compat="override", combine_attrs="drop")
+    data = whole.transpose(*stack["image"].dims).data
+    return made.assign(image=stack["image"].copy(data=data))
+
+
+def _curved(image: Array, *, curves: tuple[Curve, ...], sar: bool) -> npt.NDArray[np.float32]:
+    """Map (band, y, x) pixels band by band."""
+    out = np.empty(image.shape, np.float32)
+    for band, curve, into in zip(image, curves, out, strict=True):
+        into[:] = np.exp(curve(log_power(band))) if sar else curve(band)
+        into[~np.isfinite(band)] = np.nan
+    return out
 
 
 def _labelled(stack: xr.Dataset, lines: list[list[Line]], sar: bool) -> xr.Dataset:
@@ -344,7 +327,7 @@ def _labelled(stack: xr.Dataset, lines: list[list[Line]], sar: bool) -> xr.Datas
         "normalize_accepted": ("time", np.array([all(x.accepted for x in scene) for scene in lines])),
         "normalize_why": ("time", np.array([_words(scene, stack) for scene in lines], dtype=object)),
     }
-    if (gain == 1).all() and (offset == 0).all():
+    if not np.isfinite(gain).all() or ((gain == 1).all() and (offset == 0).all()):
         return stack.assign_coords(labels)
     image = stack["image"]
     lined = xr.apply_ufunc(
