@@ -2,7 +2,9 @@
 
 `simulate` makes a stack of an optical sensor over a river crossing under construction, with every structure,
 its dates, and every nuisance on record; `coverage` and `render_structure` put a footprint into the pixels of
-any image.
+any image. `SceneSettings.for_sensor(sensor, seed, hard=True)` breaks what an ordinary scene flatters: pixels
+without twins, land, bars and banks that change by themselves, bent geometry, a second sensor, traffic that
+stays, masks wrong both ways, few and clustered dates; each has its own setting.
 
 Left out, on purpose: illumination by slope, directional reflectance, adjacency, SAR, misregistration between
 bands, clouds' own parallax, and anything the works do to the river bed or its flow.

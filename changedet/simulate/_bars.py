@@ -96,7 +96,9 @@ def motion(settings: SceneSettings, ground: Terrain, weather: tuple[Day, ...]) -
     retreat = None
     if settings.bank_erosion_m > 0:
         field = fractal(stream(settings.seed, "erosion"), ground.shape, 220 / settings.gsd_m, 3.0)
-        retreat = field * np.float32(settings.bank_erosion_m)
+        # half of the bank holds; where it moves, it moves by about the setting
+        moving = np.sign(field) * np.maximum(np.abs(field) - np.float32(0.7), 0)
+        retreat = np.asarray(moving * np.float32(2 * settings.bank_erosion_m), dtype=np.float32)
     return Motion(weather[0].date, tuple(bar for bar in bars if bar is not None), retreat)
 
 

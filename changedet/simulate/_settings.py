@@ -145,7 +145,7 @@ class SceneSettings:
     second_gsd_ratio : its pixel size over `gsd_m`; its scenes come resampled onto the grid
     sensors : names of the two, as ingest gives them
     bars : mean number of sand bars that form, move or go within the stack
-    bank_erosion_m : sd along the banks of their retreat (or growth) in a year, m
+    bank_erosion_m : typical retreat (or growth) in a year, m, of the half of the banks that moves
     moored : mean number of barges and dredgers that lie for two to four scenes
     river_works : mean number of weirs, and of pontoons that are towed on after some scenes (in the truth:
         unknown, pontoon); none where `build` is False

@@ -90,7 +90,7 @@ def programme(
     few = settings.clustering > 0
     paced = _paced(rng, sorted(specs, key=lambda spec: spec.when), good, floor=0.35 if few else 0.4)
     chosen = _fit(settings, ground, paced)
-    least = 3.3 if few else 2.2
+    least = 4.3 if few else 2.2
     works = [_dated(rng, dates, number, spec, least) for number, spec in enumerate(chosen, 1)]
     return _towed(dates, chosen, works)
 
