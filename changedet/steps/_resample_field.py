@@ -91,59 +91,89 @@ class _Pass:
 
     Parameters
     ----------
+    axis : 0 along y, 1 along x
     first : (y, x) flat index, in the padded image, of the pixel at or before the place
     fraction : (y, x) how far beyond it, in units of :data:`_FRACTIONS`
     stride : distance of neighbors along the axis in the flat image
-    pad : ((before, after), ...) what is added around the image
+    reach : pixels that are added at both ends of the axis
     """
 
+    axis: int
     first: Array
     fraction: Array
     stride: int
-    pad: tuple[tuple[int, int], tuple[int, int]]
-
-    def taken(self, image: Array, k: int) -> Array:
-        """Return the neighbor ``k`` of every pixel from a padded image."""
-        return np.asarray(image.ravel().take(self.first + k * self.stride))
+    reach: int
 
     def padded(self, image: Array) -> Array:
-        """Return an image with zeros around it."""
-        return np.pad(image, self.pad)
+        """Return an image, flat, with zeros at both ends of the axis."""
+        pad = [(0, 0), (0, 0)]
+        pad[self.axis] = (self.reach, self.reach)
+        return np.pad(image, pad).ravel()
 
 
 def _plan(delta: Array, axis: int) -> _Pass:
     """Plan a pass that moves every pixel by its own ``delta`` (y, x) along an axis."""
-    steps = np.rint(-delta.astype(np.float64) * _FRACTIONS).astype(np.int64)
-    whole, fraction = np.divmod(steps, _FRACTIONS)
+    steps = np.rint(delta * np.float32(-_FRACTIONS)).astype(np.intp)
+    whole, fraction = steps // _FRACTIONS, steps % _FRACTIONS
     height, width = delta.shape
-    reach = int(np.abs(whole).max(initial=0)) + REACH_PX
-    place = np.arange((height, width)[axis])
-    pad = ((reach, reach), (0, 0)) if axis == 0 else ((0, 0), (reach, reach))
+    reach = int(np.abs(whole).max(initial=0)) + REACH_PX + 1
+    rows, columns = np.arange(height)[:, None], np.arange(width)
     if axis == 0:
-        first = (place[:, None] + whole + reach) * width + np.arange(width)
-        return _Pass(first, fraction, width, pad)
-    wide = width + 2 * reach
-    first = np.arange(height)[:, None] * wide + place + whole + reach
-    return _Pass(first, fraction, 1, pad)
+        return _Pass(0, (rows + reach + whole) * width + columns, fraction, width, reach)
+    return _Pass(1, rows * (width + 2 * reach) + columns + reach + whole, fraction, 1, reach)
 
 
 def _filtered(plan: _Pass, values: Array) -> Array:
     """Interpolate (y, x) float32."""
-    source, table = plan.padded(values), _table()
-    out = np.zeros(plan.first.shape, np.float32)
-    for row, k in enumerate(_TAPS):
-        out += table[row].take(plan.fraction) * plan.taken(source, k)
+    return _summed(plan.padded(values), plan.first, plan.fraction, plan.stride)
+
+
+def _summed(source: Array, first: Array, fraction: Array, stride: int) -> Array:
+    """Weighted sums of neighbors in a flat image."""
+    out, product, weight = (np.zeros(first.shape, np.float32) for _ in range(3))
+    at = first + _TAPS.start * stride
+    for taps in _table():  # indices are within bounds: "clip" only spares the check
+        taps.take(fraction, out=weight, mode="clip")
+        source.take(at, out=product, mode="clip")
+        product *= weight
+        out += product
+        at += stride
     return out
 
 
 def _all_of(plan: _Pass, valid: Array, reach: range) -> npt.NDArray[np.bool_]:
     """True where all pixels of a reach are valid; at whole pixels, the one."""
-    source = plan.padded(valid)
-    out, between = np.asarray(plan.taken(source, 0)), plan.fraction > 0
-    for k in reach:
-        if k:
-            out &= plan.taken(source, k) | ~between
-    return out
+    missing = ~valid
+    source = plan.padded(missing).reshape(
+        -1, plan.stride if plan.axis == 0 else valid.shape[1] + 2 * plan.reach
+    )
+    # beyond the edge all is missing
+    if plan.axis == 0:
+        source[: plan.reach] = source[-plan.reach :] = True
+    else:
+        source[:, : plan.reach] = source[:, -plan.reach :] = True
+    run = np.cumsum(source, axis=plan.axis, dtype=np.int32).ravel()
+    between = plan.fraction > 0
+    low = plan.first + np.where(between, reach.start - 1, -1) * plan.stride
+    high = plan.first + np.where(between, reach.stop - 1, 0) * plan.stride
+    return np.asarray(run.take(low, mode="clip") == run.take(high, mode="clip"))
+
+
+def _present(down: _Pass, across: _Pass, finite: Array, at: Array) -> Array:
+    """Sum of the weights of valid pixels, at some pixels (n,) given by their flat indices."""
+    source = down.padded(finite.astype(np.float32))
+    width = finite.shape[1]
+    fraction, first = across.fraction.ravel()[at], across.first.ravel()[at]
+    total = np.zeros(at.shape, np.float32)
+    for row, k in enumerate(_TAPS):
+        line, column = np.divmod(first + k, width + 2 * across.reach)
+        column -= across.reach
+        there = line * width + np.clip(column, 0, width - 1)
+        part = _summed(source, down.first.ravel()[there], down.fraction.ravel()[there], down.stride)
+        total += _table()[row].take(fraction) * np.where(
+            (column >= 0) & (column < width), part, np.float32(0)
+        )
+    return total
 
 
 def _passes(dy: Array, dx: Array) -> tuple[_Pass, _Pass]:
@@ -172,10 +202,10 @@ def apply_field(image: Array, dy: Array, dx: Array) -> npt.NDArray[np.float32]:
     out = _filtered(across, _filtered(down, filled))
     usable = _all_of(across, _all_of(down, finite, _CORE), _CORE)
     whole = _all_of(across, _all_of(down, finite, _TAPS), _TAPS)
-    if not whole.all():  # the weights of missing pixels are shared among the others
-        present = _filtered(across, _filtered(down, finite.astype(np.float32)))
-        np.divide(out, present, out=out, where=usable & ~whole)
-    return np.where(usable, out, np.float32(np.nan))
+    some = np.flatnonzero(usable & ~whole)
+    out.ravel()[some] /= _present(down, across, finite, some)  # missing pixels leave theirs to the others
+    out[~usable] = np.nan
+    return out
 
 
 def field_valid(valid: Array, dy: Array, dx: Array) -> npt.NDArray[np.bool_]:
@@ -187,4 +217,5 @@ def field_valid(valid: Array, dy: Array, dx: Array) -> npt.NDArray[np.bool_]:
 def field_nearest(values: Array, dy: Array, dx: Array) -> Array:
     """Move (y, x) values to the nearest pixel; zero comes in from beyond the edge."""
     down, across = _passes(np.rint(dy), np.rint(dx))
-    return across.taken(across.padded(down.taken(down.padded(values), 0)), 0)
+    moved = down.padded(values).take(down.first)
+    return np.asarray(across.padded(moved).take(across.first))
