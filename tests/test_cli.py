@@ -287,7 +287,7 @@ def test_a_real_interrupt_leaves_nothing(pair, tmp_path):
     slow = (
         "import sys, time, changedet.pipeline.bitemporal as b\n"
         "def wait(*a, **k):\n    print('waiting', flush=True)\n    time.sleep(30)\n"
-        "b.compare = wait\n"
+        "b._difference = wait\n"
         "from changedet.cli import main\nmain()\n"
     )
     out = tmp_path / "out"

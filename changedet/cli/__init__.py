@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import Annotated
 
 import typer
@@ -57,5 +59,11 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line of this process."""
+    """Run the command line of this process.
+
+    A third of the time that imports and the end of the process take goes into looking for garbage among
+    what they made, where there is none: it is looked for less often, and not at the end.
+    """
+    gc.set_threshold(100_000, 20, 20)
+    atexit.register(gc.freeze)
     app()

@@ -256,19 +256,20 @@ class Streaming:
 
     Parameters
     ----------
-    side_px : about the side of a window; windows end where tiles of the file do
+    pixels : about that many make a window; windows end where tiles of the file do
     threads : windows in work at one time
     kept : keeps what was read for another pass
     """
 
-    side_px: int = 1024
+    pixels: int = 1 << 19
     threads: int = 1
     kept: Kept | None = None
 
     def tile(self, block: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
         """Return (rows, columns) of a window of a file with ``block`` (rows, columns) in a tile."""
-        columns = min(-(-self.side_px // block[1]) * block[1], shape[1])
-        rows = -(-max(self.side_px**2 // columns, 1) // block[0]) * block[0]
+        side = int(np.sqrt(self.pixels))
+        columns = min(-(-side // block[1]) * block[1], shape[1])
+        rows = max(self.pixels // columns // block[0], 1) * block[0]
         return min(rows, shape[0]), columns
 
 

@@ -13,11 +13,11 @@ from changedet.scenes import Scene
 MEMORY_BYTES = 1_000_000_000
 """Bound of the working set where none is given; it limits the threads and what is kept of the files."""
 
-OWN_BYTES = 350_000_000
-"""What the program and its libraries take of that before they hold a pixel."""
+OWN_BYTES = 400_000_000
+"""What the program, its libraries and GDAL's cache take of that before they hold a pixel."""
 
-WINDOW_PX = 1024
-"""About the side of a window in work."""
+WINDOW_PIXELS = 1 << 19
+"""Pixels of a window in work."""
 
 COPIES = 3
 """Copies of a window of both images that reading and differencing hold at one time."""
@@ -29,12 +29,20 @@ def pair_bytes(scene: Scene | xr.DataArray, shape: tuple[int, int]) -> int:
     return 2 * 4 * bands * shape[0] * shape[1]
 
 
-def room(scene: Scene, plan: Plan) -> int:
-    """Return how many bytes of the files may be kept: for methods that look at the same windows again."""
+def room(scene: Scene, plan: Plan, *, held: int = 0) -> int:
+    """Return how many bytes of the files may be kept: for methods that look at the same windows again.
+
+    Parameters
+    ----------
+    scene, plan : what is compared, and the settings
+    held : layers that are held in memory
+    """
     method = STEPS["difference"].methods.get(str(plan.section("diff")["method"]))
     if "components" not in getattr(method, "layers", ()):
         return 0
-    return max(_memory(plan) - OWN_BYTES - threads(scene, plan) * _window_bytes(scene), 0)
+    rows, columns = scene.grid.shape
+    layers = 4 * held * rows * columns
+    return max(_memory(plan) - OWN_BYTES - layers - threads(scene, plan) * _window_bytes(scene), 0)
 
 
 def _memory(plan: Plan) -> int:
@@ -45,7 +53,7 @@ def _memory(plan: Plan) -> int:
 
 def _window_bytes(image: Scene | xr.DataArray) -> int:
     """Return what a window of both images in work takes."""
-    return COPIES * pair_bytes(image, (WINDOW_PX, WINDOW_PX))
+    return COPIES * pair_bytes(image, (1, WINDOW_PIXELS))
 
 
 def threads(image: Scene | xr.DataArray, plan: Plan) -> int:

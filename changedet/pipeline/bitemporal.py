@@ -19,7 +19,7 @@ from changedet.io.products import find_scenes
 from changedet.io.stack import Kept, Streaming, read_pair, scene_sha256
 from changedet.io.vector import write_geojson, write_gpkg
 from changedet.pipeline._layers import Rasters, make_layers, marks, write_change
-from changedet.pipeline._memory import WINDOW_PX, pair_bytes, room, threads
+from changedet.pipeline._memory import WINDOW_PIXELS, pair_bytes, room, threads
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import STEPS, Plan
 from changedet.scenes import Scene
@@ -161,14 +161,14 @@ def diff(
         with clock("recognise"):
             scenes = _pair(before, after, plan)
         _refuse_outputs(scenes, task.outputs)
-        kept = Kept(room(scenes[0], plan))
+        objects = _needs_objects(wanted)
+        kept = Kept(room(scenes[0], plan, held=int(objects)))
         with clock("read"):
             images = _images(scenes, plan, task.aoi, kept)
         work = _Work(plan, clock, progress)
         with work.stage("difference"):
             layers = _difference(*images, plan)
             _refuse_missing(layers, task.outputs)
-            objects = _needs_objects(wanted)
             names = tuple(n for n in wanted if n.removesuffix(".tif") in layers)
             rasters = Rasters(stage, names, plan.section("write")["compress"])
             made, compared = make_layers(layers, ("magnitude",) if objects else (), rasters=rasters)
@@ -288,13 +288,13 @@ def _images(
         aoi=aoi,
         bands=plan.section("read")["bands"],
         warp=plan.section("read")["warp"],
-        streaming=Streaming(WINDOW_PX, threads(scenes[0], plan), kept) if large else None,
+        streaming=Streaming(WINDOW_PIXELS, threads(scenes[0], plan), kept) if large else None,
     )
 
 
 def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> xr.Dataset:
     """Run the method; its layers are made when they are asked for where the images are."""
-    name = plan.section("diff")["method"] or difference.suggest(before)
+    name = plan.section("diff")["method"]
     known = name in STEPS["difference"].methods  # else the step says what it knows
     params = plan.section(f"difference.{name}") if known else {}
     workers = threads(before, plan) if is_lazy(before) else plan.section("compute")["workers"]
@@ -315,10 +315,10 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
     Magnitudes with degrees of freedom are roots of a chi-square statistic, to which chi2 and fdr apply.
     """
     method = plan.section("diff")["threshold"]
-    asked: dict[str, Any] = {}
-    if method == "auto":  # a method may know what level suits it
+    chosen, asked = method == "auto", {}
+    if chosen:  # a method may know what level suits it
         method = magnitude.attrs.get("suggested_threshold", "robust")
-        asked = {"k": magnitude.attrs["suggested_k"]} if "suggested_k" in magnitude.attrs else {}
+        asked = _suggested(magnitude, plan)
     params: dict[str, Any] = {}
     if method in STEPS["threshold"].methods:
         params = {**plan.section(f"threshold.{method}"), **asked}
@@ -333,6 +333,8 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
             info["threshold"] = level
     except DegenerateError as error:
         return None, {"method": str(method), "threshold": None, "why": f"no threshold: {error}"}
+    if chosen and info.get("credible") is False:
+        return None, info | {"threshold": None, "why": "no more pixels stand out than by chance"}
     return level, info
 
 
@@ -454,7 +456,7 @@ def _warnings(found: Comparison, scenes: list[Scene]) -> list[str]:
     out = [str(words) for words in found.facts.get("warnings", ())]
     if found.threshold is None and "why" in found.info:
         out.append(f"{found.info['why']}: nothing is marked as changed")
-    if found.info.get("credible") is False:
+    elif found.info.get("credible") is False:
         out.append(
             f"about as many pixels lie above the threshold ({found.info['above']}) as would without change "
             f"({found.info['expected_above']:.0f}): the objects may be noise"

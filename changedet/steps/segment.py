@@ -25,6 +25,9 @@ __all__ = ["measure_polygons", "segment"]
 
 Array = npt.NDArray[Any]
 
+STRIP_PX = 256
+"""Rows compared with a level at one time."""
+
 _ROUNDING = 1 - 1e-9  # an area that equals the limit but for rounding is large enough
 
 
@@ -68,17 +71,31 @@ def segment(
     """
     _check(image, low, high, min_area_m2, fill_holes_m2)
     grid = Grid.of(image)
-    size = (abs(image) if image.attrs.get("signed") else image).transpose("y", "x").compute()
-    mask = (size > low) & (size < np.inf)
+    flat = image.transpose("y", "x").compute()
+    signed = bool(image.attrs.get("signed"))
+    mask = flat.copy(data=_between(flat.values, low, signed))
     if fill_holes_m2 > 0:
         holes = _small_holes(mask, grid, fill_holes_m2, 12 - connectivity)
-        mask = mask | (holes & np.isfinite(size))
-    found, number = label(mask, connectivity, seeds=None if high is None else size > high)
+        mask = mask | (holes & np.isfinite(flat))
+    seeds = None if high is None else flat.copy(data=_between(flat.values, high, signed))
+    found, number = label(mask, connectivity, seeds=seeds)
+    del mask, seeds
     labels, at = _large_enough(found.values, number, grid, min_area_m2)
-    objects = _table(labels, at, size.values, grid)
-    result = mask.copy(data=labels.view(np.uint32)).rename("labels")
+    inside = flat.values.ravel()[at].astype(np.float64)
+    objects = _table(labels, at, np.abs(inside) if signed else inside, grid)
+    result = flat.copy(data=labels.view(np.uint32)).rename("labels")
     result.attrs = {}
     return chunked_like(result, image), objects
+
+
+def _between(values: Array, low: float, signed: bool) -> Array:
+    """Return where finite values, or their absolute values, are above a level; strip by strip."""
+    mask = np.empty(values.shape, bool)
+    for top in range(0, len(values), STRIP_PX):
+        part = values[top : top + STRIP_PX]
+        part = np.abs(part) if signed else part
+        mask[top : top + STRIP_PX] = (part > low) & (part < np.inf)
+    return mask
 
 
 def _check(image: xr.DataArray, low: float, high: float | None, *areas_m2: float) -> None:
@@ -123,14 +140,13 @@ def _small_holes(mask: xr.DataArray, grid: Grid, max_area_m2: float, connectivit
     return found.copy(data=fill[labels])
 
 
-def _table(labels: Array, at: Array, values: Array, grid: Grid) -> gpd.GeoDataFrame:
-    """Outline and measure the objects."""
+def _table(labels: Array, at: Array, inside: Array, grid: Grid) -> gpd.GeoDataFrame:
+    """Outline and measure the objects; ``inside`` are the values at the flat positions ``at``."""
     import geopandas as gpd
 
     shapes = outlines(labels, at, grid.transform)
     ids = labels.ravel()[at]
     number = len(shapes)
-    inside = values.ravel()[at].astype(np.float64)
     pixels = np.bincount(ids, minlength=number + 1)[1:]
     largest = np.full(number + 1, -np.inf)
     np.maximum.at(largest, ids, inside)
