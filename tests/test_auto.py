@@ -5,12 +5,13 @@ import pytest
 import xarray as xr
 from affine import Affine
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from changedet.errors import DegenerateError
 from changedet.grid import Grid, attach
 from changedet.metrics import auc
 from changedet.steps import _auto
+from changedet.steps.threshold import threshold
 
 BANDS = ("blue", "green", "red", "nir")
 COLORS = np.array([(0.05, 0.06, 0.04, 0.02), (0.03, 0.05, 0.03, 0.35), (0.10, 0.13, 0.17, 0.24)])
@@ -134,3 +135,67 @@ def test_what_is_strong_is_not_drawn_over_its_surroundings():
     assert 56 <= (found > 2).sum() < 0.6 * (wide > 2).sum()
     flat = np.full((40, 40), 1.5, np.float32)
     assert_allclose(_auto.averaged(flat, 2.0), 1.5, rtol=1e-5)  # what is as strong as its surroundings stands
+
+
+def test_outlines_of_strong_changes_are_tight_and_small_ones_are_kept():
+    rng = np.random.default_rng(1)
+    magnitude = np.abs(rng.normal(1, 0.45, (120, 160))).astype(np.float32)
+    truth = np.zeros(magnitude.shape, bool)
+    for r, c, h, w in ((20, 30, 6, 8), (80, 100, 10, 5), (50, 50, 2, 2), (50, 100, 1, 3), (100, 30, 3, 2)):
+        truth[r : r + h, c : c + w] = True
+    magnitude[truth] = 20
+    found = _auto.averaged(magnitude, 2.5) > _auto.LEAST
+    assert found[truth].mean() > 0.95 and found.sum() < 1.3 * truth.sum()
+
+
+def test_a_few_odd_pixels_are_no_wide_change():
+    magnitude = np.ones((80, 80), np.float32)
+    magnitude[40, 40] = 1000
+    assert (_auto.averaged(magnitude, 2.5) > _auto.LEAST).sum() <= 21  # its own blur, not the support's
+
+
+def blurred_twice(values):
+    """Pixels twice as large, interpolated back to the grid."""
+    coarse = values.reshape(SIZE // 2, 2, SIZE // 2, 2).mean(axis=(1, 3))
+    return zoom(coarse, 2, order=1, mode="nearest", grid_mode=True)
+
+
+def test_bands_from_larger_pixels_are_known_by_their_look():
+    before, after, _ = pair()
+    sharp = _auto.sharpness(before.values)
+    blurred = _auto.sharpness(np.stack([blurred_twice(band) for band in before.values]))
+    assert (blurred < 0.6 * sharp).all()
+    extra = [np.stack([blurred_twice(i.values[k]) for k in (0, 3)]) for i in (before, after)]
+    names = (*BANDS, "rededge1", "swir16")
+    both = zip((before, after), extra, strict=True)
+    more = [labelled(np.concatenate([image.values, two]), bands=names) for image, two in both]
+    assert list(_auto.sharp_bands(*more, np.arange(6))) == [0, 1, 2, 3]
+    assert_allclose(_auto.auto(*more).values, _auto.auto(before, after).values, rtol=1e-5)
+    few = [image.isel(band=[0, 1, 4, 5]) for image in more]
+    assert list(_auto.sharp_bands(*few, np.arange(4))) == [0, 1, 2, 3]  # two sharp ones are not enough
+
+
+def test_what_is_like_nothing_else_is_no_change():
+    rng = np.random.default_rng(3)
+    ground = gaussian_filter(rng.standard_normal((4, SIZE, SIZE)), (0, 2, 2))  # no two pixels alike
+    before, after = (labelled(0.2 + 0.3 * ground + rng.normal(0, 0.001, ground.shape)) for _ in range(2))
+    found = _auto.auto(before, after)
+    assert (found.values > found.attrs["suggested_least"]).mean() < 0.001
+
+
+def test_sharpness_of_noise_a_ramp_and_nothing():
+    noise = np.random.default_rng(0).standard_normal((1, 300, 300))
+    assert _auto.sharpness(noise) == pytest.approx(0.75, abs=0.02)
+    assert _auto.sharpness(np.add.outer(np.arange(50.0), np.arange(50.0))[None]) == pytest.approx(0)
+    assert np.isnan(_auto.sharpness(np.ones((1, 20, 20)))).all()
+    gaps = noise.copy()
+    gaps[0, :100, :100] = np.nan
+    assert _auto.sharpness(gaps) == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_marked_where_nothing_was_built(seed):
+    before, after, _ = pair(seed, built=False)
+    found = _auto.auto(before, after)
+    level, _ = threshold(found, "robust", k=found.attrs["suggested_k"], least=found.attrs["suggested_least"])
+    assert level >= _auto.LEAST and (found.values > level).mean() < 0.02

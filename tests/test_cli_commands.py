@@ -170,7 +170,7 @@ def test_diff_options_reach_the_plan(series, tmp_path):
          "--compress", "none", "--outputs", "magnitude,change.tif", "--alpha", 0.2, "-q")  # fmt: skip
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     plan = record["plan"]
-    assert plan["diff"] == {"method": "rcva", "threshold": 0.05}
+    assert plan["diff"] == {"method": "rcva", "threshold": 0.05, "align": None}
     assert plan["difference"]["rcva"]["radius_px"] == 2 and plan["read"]["bands"] == ["red", "nir"]
     assert plan["run"] == {"seed": 0, "alpha": 0.2, "min_area_m2": 900.0}
     assert plan["threshold"]["fdr"]["alpha"] == 0.2

@@ -15,7 +15,7 @@ import rasterio
 import xarray as xr
 from affine import Affine
 from rio_cogeo.cogeo import cog_validate
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.stats import chi2
 
 from changedet.blocks import Stream
@@ -226,6 +226,27 @@ def test_areas_on_degrees_are_geodesic(tmp_path):
     objects = result.comparison.objects
     wanted = gpd.GeoSeries(objects.geometry.values, crs=4326).to_crs(32652).area  # scale 0.9997 there
     np.testing.assert_allclose(objects.area_m2, wanted, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("asked", "applied"), [(None, True), (True, True), (False, None)])
+def test_the_later_image_is_laid_on_the_earlier(asked, applied, tmp_path):
+    rng = np.random.default_rng(0)
+    fine = gaussian_filter(rng.standard_normal((4, 2 * 130, 2 * 170)), (0, 3, 3))
+    paths = []
+    for name, by in (("a.tif", 0), ("b.tif", 1)):  # half a pixel along both axes
+        part = fine[:, by : by + 240, by : by + 320].reshape(4, 120, 2, 160, 2).mean(axis=(2, 4))
+        land = np.array([0.1, 0.1, 0.1, 0.3])[:, None, None]
+        values = (land + 0.3 * part + 0.001 * rng.standard_normal(part.shape)).astype(np.float32)
+        coords = {"band": np.array(BANDS, dtype=object)}
+        write_cog(tmp_path / name, attach(values, UTM, dims=("band", "y", "x"), coords=coords))
+        paths.append(tmp_path / name)
+    method = "cva" if asked else "auto"
+    plan = Plan().with_values({"diff.method": method, "diff.align": asked})
+    record = diff(*paths, tmp_path / "out", plan).record
+    assert record["shift"].get("applied") is applied
+    if applied:
+        assert np.hypot(record["shift"]["dy_px"] - 0.5, record["shift"]["dx_px"] - 0.5) < 0.05
+    assert record["counts"]["objects"] == 0 or not applied
 
 
 def test_sar_is_compared_by_signed_ratio(tmp_path):

@@ -203,11 +203,13 @@ class Windowed:
     kernel : ``(before, after, **params)`` of ``(band, y, x)`` arrays → ``(y, x)`` float32
     halo_px : reach of the kernel, or the name of the tuning value that holds it
     unit : unit of the result
+    bands : names along ``band`` of a result ``(band, y, x)``; none where it is ``(y, x)``
     """
 
     kernel: Callable[..., Array]
     halo_px: int | str
     unit: str = "1"
+    bands: tuple[str, ...] = ()
 
     def __call__(self, *images: xr.DataArray, threads: int = 1, **params: Any) -> xr.DataArray:
         """Run the kernel on labelled images."""

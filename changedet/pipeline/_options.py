@@ -116,7 +116,9 @@ class DiffOptions:
     ----------
     method : of the difference, see ``changedet diff --help``
     threshold : a method, or the level itself
+    align : lay the later image on the earlier one first; None: for ``auto`` where both are of light
     """
 
     method: str = "auto"
+    align: bool | None = None
     threshold: str | float = "auto"

@@ -23,7 +23,7 @@ from changedet.pipeline._memory import WINDOW_PIXELS, pair_bytes, room, threads
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import STEPS, Plan
 from changedet.scenes import Scene
-from changedet.steps import difference, segment, threshold
+from changedet.steps import align, difference, segment, threshold
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -298,8 +298,31 @@ def _difference(before: xr.DataArray, after: xr.DataArray, plan: Plan) -> xr.Dat
     known = name in STEPS["difference"].methods  # else the step says what it knows
     params = plan.section(f"difference.{name}") if known else {}
     workers = threads(before, plan) if is_lazy(before) else plan.section("compute")["workers"]
-    made = difference.difference(before, after, name, **params, **({"threads": workers} if workers else {}))
-    return made if isinstance(made, xr.Dataset) else xr.Dataset({"magnitude": made})
+    more = {"threads": workers} if workers else {}
+    asked = plan.section("diff")["align"]
+    found: dict[str, Any] = {}
+    if asked or (asked is None and name == "auto" and difference.radar(before) is None):
+        after, found = _laid(before, after, more)
+    made = difference.difference(before, after, name, **params, **more)
+    made = made if isinstance(made, xr.Dataset) else xr.Dataset({"magnitude": made})
+    return made.assign_attrs(shift=found)
+
+
+def _laid(
+    before: xr.DataArray, after: xr.DataArray, more: dict[str, int]
+) -> tuple[xr.DataArray, dict[str, Any]]:
+    """Lay the later image on the earlier one; return it and what was found."""
+    after = difference.matched(before, after)
+    if "band" not in before.dims:
+        return after, {}
+    moved, shift = align.lay(before, after, **more)
+    return moved, {
+        "dy_px": round(shift.dy, 3),
+        "dx_px": round(shift.dx, 3),
+        "applied": moved is not after,
+        "tie_points": shift.tie_points,
+        "why": shift.why,
+    }
 
 
 def _suggested(magnitude: xr.DataArray, plan: Plan) -> dict[str, Any]:
@@ -426,7 +449,8 @@ def _record(found: Comparison, scenes: list[Scene], plan: Plan) -> dict[str, Any
         "method": magnitude.attrs["method"],
         "chosen": {k: magnitude.attrs[k] for k in ("chosen", "why", "gain") if k in magnitude.attrs},
         "units": magnitude.attrs.get("units"),
-        "statistics": found.facts,
+        "shift": found.facts.get("shift", {}),
+        "statistics": {k: v for k, v in found.facts.items() if k != "shift"},
         "threshold": found.info,
         "min_area_m2": found.min_area_m2,
         "self_tests": [],

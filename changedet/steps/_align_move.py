@@ -98,6 +98,21 @@ def _moved_scene(image: xr.DataArray, found: Registration) -> xr.DataArray:
     return _concat([_WARP_BAND(band, *where, **_of_field(found.field)) for band in bands], "band")
 
 
+def moved_image(image: xr.DataArray, shift: tuple[float, float], *, threads: int = 1) -> xr.DataArray:
+    """Move an image (band, y, x) by one shift ``(dy, dx)``, pixels; lazy where it is."""
+    names = image["band"].values if "band" in image.coords else range(image.sizes["band"])
+    reach = int(np.ceil(max(map(abs, shift)))) + REACH_PX + CORE_PX
+    move_all = Windowed(partial(_image_kernel, shift=shift), reach, bands=tuple(map(str, names)))
+    moved = move_all(image, threads=threads).assign_coords(image.coords)
+    moved.attrs = dict(image.attrs)
+    return moved
+
+
+def _image_kernel(image: Array, *, shift: tuple[float, float]) -> Array:
+    """Move all bands; a pixel that is not usable in one of them is left as it is, by band."""
+    return apply_shift(image, shift)
+
+
 def _moved_quality(flags: xr.DataArray, image: xr.DataArray, found: Registration) -> xr.DataArray:
     """Move the flags of a scene."""
     if found.field is None:

@@ -73,7 +73,9 @@ class Course:
     center, scale : (band,) location and spread of the first date
     axes : (band, rank) leading directions of the standardized bands
     centers : (class, rank) float32
-    median, spread : (class, band) of the other date
+    own, median : (class, band) medians of the first date and of the other
+    slope : (band,) how much of a pixel's distance from its class is there on the other date too
+    spread : (class, band) of the other date about that
     floor : (band,) spread below which no class is believed to be
     """
 
@@ -81,7 +83,9 @@ class Course:
     scale: Array
     axes: Array
     centers: Array
+    own: Array
     median: Array
+    slope: Array
     spread: Array
     floor: Array
 
@@ -96,7 +100,8 @@ class Course:
         k = min(mixed, self.centers.shape[0])
         square = np.einsum("ij,ij->i", self.centers, self.centers)
         beside = self.beside(3 * k)
-        square_median = self.spread**2 + self.median**2
+        start = self.median - self.slope * self.own  # of the line that a class follows
+        square_start = self.spread**2 + start**2
         parts = []
         for rows, target in zip(split(seen), split(other), strict=True):
             points = self.points(rows)
@@ -109,10 +114,11 @@ class Course:
             own = np.einsum("ij,ij->i", points, points)[:, None]
             weight = 1 / (np.maximum(np.take_along_axis(near, chosen, axis=1) + own, 0) + np.float32(0.1))
             weight /= weight.sum(axis=1, keepdims=True)
-            mean = np.einsum("nk,nkb->nb", weight, self.median[index])
-            square_mean = np.einsum("nk,nkb->nb", weight, square_median[index])
+            mean = np.einsum("nk,nkb->nb", weight, start[index])
+            square_mean = np.einsum("nk,nkb->nb", weight, square_start[index])
             variance = np.maximum(square_mean - mean**2, 0) + self.floor**2
-            parts.append(np.sqrt((np.square(target - mean) / variance).sum(axis=1)))
+            expected = mean + self.slope * rows
+            parts.append(np.sqrt((np.square(target - expected) / variance).sum(axis=1)))
         return np.concatenate(parts).astype(np.float32)
 
     def beside(self, count: int) -> Array:
@@ -147,19 +153,29 @@ def learn(seen: Array, other: Array, *, classes: int, rank: int = 6, seed: int =
     points = np.asarray(z @ axes, np.float32)
     count = int(np.clip(seen.shape[0] // 100, 2, classes))
     centers, labels = cluster(points, count, np.random.default_rng(seed))
-    kept, median, spread = [], [], []
-    for i in range(centers.shape[0]):
-        own = other[labels == i]
-        if own.shape[0] >= 10:
-            a, b, c = np.quantile(own, [0.16, 0.5, 0.84], axis=0)
-            kept.append(i)
-            median.append(b)
-            spread.append((c - a) / 2)
-    centers, middle_of, spread_of = centers[kept], np.array(median), np.array(spread)
-    residual = other - middle_of[nearest(points, centers)]
-    a, b = np.quantile(residual, [0.16, 0.84], axis=0)
-    floor = np.maximum(0.5 * (b - a) / 2, 1e-9)
-    return Course(middle, scale, axes, centers, middle_of, spread_of, floor)
+    kept = np.flatnonzero(np.bincount(labels, minlength=centers.shape[0]) >= 10)
+    centers = centers[kept]
+    labels = nearest(points, centers)
+    groups = [labels == i for i in range(kept.size)]
+    own, median = (np.array([np.median(v[group], axis=0) for group in groups]) for v in (seen, other))
+    slope = _slope(seen - own[labels], other - median[labels])
+    residual = other - median[labels] - slope * (seen - own[labels])
+    spread = np.array([_half_width(residual[group]) for group in groups])
+    floor = np.maximum(0.5 * _half_width(residual), 1e-9)
+    return Course(middle, scale, axes, centers, own, median, slope, spread, floor)
+
+
+def _half_width(values: Array) -> Array:
+    """Return half of the width that holds two thirds of the values (n, band): a robust deviation."""
+    low, high = np.quantile(values, [0.16, 0.84], axis=0)
+    return np.asarray((high - low) / 2)
+
+
+def _slope(seen: Array, other: Array) -> Array:
+    """Return how much of the distances from the class on one date is there on the other, (band,), 0 to 1."""
+    x, y = (np.clip(v, -3 * _half_width(v), 3 * _half_width(v)) for v in (seen, other))
+    square = np.maximum((x * x).sum(axis=0), 1e-30)
+    return np.asarray(np.clip((x * y).sum(axis=0) / square, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -419,6 +435,23 @@ def _smallest(values: Array) -> float:
     return float(np.quantile(positive, 0.001)) if positive.size else 1.0
 
 
+def radar(image: xr.DataArray) -> str | None:
+    """Return why an image is taken for radar intensities, None where it is of light.
+
+    Parameters
+    ----------
+    image : (band, y, x) or (y, x), NaN = invalid
+    """
+    if "band" in image.dims and "band" in image.coords and is_sar(image):
+        return "SAR by its band names"
+    if image.sizes.get("band", 1) == 1:
+        corner = image.isel(y=slice(0, 1000), x=slice(0, 1000)).values
+        found = speckle(corner.reshape(corner.shape[-2:]))
+        if found > SPECKLED:
+            return f"one band, speckled ({found:.2f} of the mean)"
+    return None
+
+
 def auto(before: xr.DataArray, after: xr.DataArray, *, seed: int = 0, threads: int = 1) -> xr.DataArray:
     """Look at the pair, choose and combine.
 
@@ -438,11 +471,7 @@ def auto(before: xr.DataArray, after: xr.DataArray, *, seed: int = 0, threads: i
     DegenerateError
         Too few pixels are usable on both dates.
     """
-    if "band" in before.dims and "band" in before.coords and is_sar(before):
-        return _radar(before, after, threads=threads, why="SAR by its band names")
-    if before.sizes.get("band", 1) == 1:
-        corner = before.isel(y=slice(0, 1000), x=slice(0, 1000)).values
-        found = speckle(corner.reshape(corner.shape[-2:]))
-        if found > SPECKLED:
-            return _radar(before, after, threads=threads, why=f"one band, speckled ({found:.2f} of the mean)")
+    why = radar(before)
+    if why is not None:
+        return _radar(before, after, threads=threads, why=why)
     return _optical(before, after, seed=seed, threads=threads)

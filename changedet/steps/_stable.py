@@ -119,6 +119,25 @@ def draw(
     return Sample(values, bands, flags, sar, rows, columns)
 
 
+def draw_pair(before: xr.DataArray, after: xr.DataArray, *, sample_px: int = 640) -> Sample:
+    """Read a sample of two images as two dates; lazy images are read only there.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) on one grid, NaN = not usable
+    sample_px : side of the largest sample, pixels
+    """
+    names = tuple(map(str, before["band"].values)) if "band" in before.coords else ()
+    bands = choose_bands(names)
+    at = [names.index(b) for b in bands] or list(range(min(before.sizes["band"], _MOST_BANDS)))
+    rows, columns = tiles((before.sizes["y"], before.sizes["x"]), sample_px)
+    chosen = [_chosen(image.isel(band=at), rows, columns) for image in (before, after)]
+    values = np.stack([_arranged(one, rows, columns) for one in chosen])
+    sar = bool(names) and is_sar(before)
+    flags = np.zeros((2, *values.shape[2:]), np.uint8)
+    return Sample(log_power(values) if sar else values, bands, flags, sar, rows, columns)
+
+
 def log_power(power: Array) -> Array:
     """Natural logarithm of SAR power, floored."""
     return np.asarray(np.log(np.maximum(power, np.float32(_POWER_FLOOR))))

@@ -20,7 +20,7 @@ import xarray as xr
 
 from changedet.errors import InputError, SettingError
 from changedet.steps._align_models import LADDERS, Registration, modeled
-from changedet.steps._align_move import move_flags, shifted
+from changedet.steps._align_move import move_flags, moved_image, shifted
 from changedet.steps._align_ties import TiePoints, corners, tie_points
 from changedet.steps._bandpass import masked_ncc
 from changedet.steps._register import Patches, ShiftEstimate, Template, cut, match, template, window_side
@@ -30,6 +30,7 @@ from changedet.steps._stable import (
     Sample,
     choose_bands,
     draw,
+    draw_pair,
     median_spread,
     named_reference,
     reference_dates,
@@ -45,6 +46,7 @@ __all__ = [
     "align",
     "apply_shift",
     "estimate_shift",
+    "lay",
     "masked_ncc",
     "move_flags",
     "register",
@@ -160,6 +162,40 @@ def align(
         stack, reference=reference, model=model, max_shift_px=max_shift_px, sample_px=sample_px
     )
     return resample(stack, found, apply_above_px=apply_above_px)
+
+
+def lay(
+    before: xr.DataArray,
+    after: xr.DataArray,
+    *,
+    apply_above_px: float = 0.3,
+    max_shift_px: float = 4.0,
+    sample_px: int = 640,
+    threads: int = 1,
+) -> tuple[xr.DataArray, ShiftEstimate]:
+    """Lay the second of two images on the first, where that is sure and long enough to matter.
+
+    Parameters
+    ----------
+    before, after : (band, y, x) on one grid, the same bands, NaN = not usable
+    apply_above_px : shortest shift that is applied, pixels: below, the blur of moving costs more
+    max_shift_px, sample_px : see :func:`align`
+    threads : threads for eager work
+
+    Returns
+    -------
+    after : (band, y, x), moved; the input itself where nothing is applied; lazy where it is
+    found : the shift, and why it was not accepted where it was not
+    """
+    _require_above(apply_above_px)
+    sample = draw_pair(before, after, sample_px=sample_px)
+    dates = np.array([0, 1])
+    if (usable(sample) == 0).any():
+        return after, ShiftEstimate(why="no usable pixel")
+    found = _first_pass(sample, dates, 0, max_shift_px, judge=True)[0][1]
+    if not found.accepted or found.size_px < max(apply_above_px, 1e-3):
+        return after, found
+    return moved_image(after, (found.dy, found.dx), threads=threads), found
 
 
 def register(

@@ -19,7 +19,7 @@ from changedet.errors import BandError, DegenerateError, GridError, UnknownMetho
 from changedet.grid import Grid
 from changedet.scenes import is_sar
 from changedet.sensors import OPTICAL_BANDS
-from changedet.steps._auto import auto
+from changedet.steps._auto import auto, radar
 from changedet.steps._difference import (
     Array,
     absolute_difference,
@@ -34,6 +34,8 @@ from changedet.steps._omnibus import omnibus
 from changedet.steps._pca import pca, pca_kmeans
 from changedet.steps._sfa import isfa, sfa
 from changedet.steps._structure import ssim
+
+__all__ = ["METHODS", "Method", "cva", "difference", "logratio", "matched", "radar", "robust_scale"]
 
 OPTICAL_OFFSET = 0.02
 """Reflectance added before a logarithm: about that of water, where the plain ratio is mostly noise."""
