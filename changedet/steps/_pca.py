@@ -48,7 +48,7 @@ def _moments(*images: Array) -> Moments:
     """Return the moments of one image, or of the difference of two, over the pixels finite in every band."""
     flat = [image.reshape(len(image), -1) for image in images]
     total = Moments.none(len(flat[-1]))
-    for cut in pieces(flat[-1].shape[1], len(flat[-1])):
+    for cut in pieces(flat[-1].shape[1]):
         pixels = flat[-1][:, cut].astype(np.float64)
         if len(flat) > 1:
             pixels -= flat[0][:, cut]
@@ -113,7 +113,7 @@ def components_of(before: Array, after: Array, *, weights: Float64, mean: Float6
     """
     a, b = (image.reshape(len(image), -1) for image in (before, after))
     out = np.empty((len(weights), a.shape[1]), np.float32)
-    for cut in pieces(a.shape[1], len(mean)):
+    for cut in pieces(a.shape[1]):
         pixels = b[:, cut].astype(np.float64)
         pixels -= a[:, cut]
         pixels -= mean[:, None]

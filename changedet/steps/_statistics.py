@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ PIXELS_PER_BAND = 10
 # Products of what is worked on at once: temporaries stay in the cache, and linear algebra stays below the
 # size at which its library starts threads of its own, which would compete with those that share the blocks.
 PIECE_PRODUCTS = 1 << 18
-LEAST_PIECE_PX = 1024
+PIECE_PX = 16384
 
 
 # ------------------------------------------------------------------------------------------------ moments
@@ -123,30 +123,46 @@ def moments(
     moved : a weight that moved as far ends the search for one that moved farther
     """
     pair = [x.reshape(len(x), -1) for x in (before, after)]
-    total = Moments.none(2 * len(before))
-    for cut in pieces(pair[0].shape[1], 2 * len(before)):
-        pixels = np.concatenate([x[:, cut] for x in pair], dtype=np.float64)
-        compare = total.shift < moved
-        total = combined(total, moments_of(pixels, weighting=weighting, previous=previous, compare=compare))
+    bands, total = len(before), Moments.none(2 * len(before))
+    # Threads that ask the system for memory at every step wait for one another.
+    buffers = [np.empty((2 * bands, PIECE_PX)) for _ in range(2)]
+    for cut in pieces(pair[0].shape[1]):
+        pixels, scratch = (buffer[:, : cut.stop - cut.start] for buffer in buffers)
+        for i, image in enumerate(pair):
+            pixels[i * bands : (i + 1) * bands] = image[:, cut]
+        weigh = Weighing(weighting, previous, total.shift < moved)
+        total = combined(total, moments_of(pixels, weigh, scratch=scratch))
     return total
 
 
-def pieces(pixels: int, variates: int) -> Iterator[slice]:
-    """Yield slices of pixels whose products with one another are worked on at once."""
-    step = max(PIECE_PRODUCTS // variates**2, LEAST_PIECE_PX)
-    return (slice(i, i + step) for i in range(0, pixels, step))
+def pieces(pixels: int) -> Iterator[slice]:
+    """Yield slices of pixels that are worked on at once, with ends that are explicit."""
+    return (slice(i, min(i + PIECE_PX, pixels)) for i in range(0, pixels, PIECE_PX))
 
 
-def moments_of(
-    pixels: Float64, *, weighting: Axes | None = None, previous: Axes | None = None, compare: bool = True
-) -> Moments:
+class Weighing(NamedTuple):
+    """How pixels are weighted.
+
+    Parameters
+    ----------
+    axes : whose p-value of no change is the weight; None weights all alike
+    previous : axes of the pass before, None where that weighted all alike
+    compare : tell how far the weights moved since; else 0
+    """
+
+    axes: Axes | None = None
+    previous: Axes | None = None
+    compare: bool = True
+
+
+def moments_of(pixels: Float64, weigh: Weighing | None = None, *, scratch: Float64 | None = None) -> Moments:
     """Weighted moments of pixels, about a center that is close to their mean.
 
     Parameters
     ----------
     pixels : (variate, n), changed; a pixel that is not finite in every variate is left out
-    weighting, previous : see :func:`moments`
-    compare : tell how far the weights moved; else 0
+    weigh : see :class:`Weighing`; None weights all alike
+    scratch : (variate, n), changed; memory to work in
     """
     usable = np.isfinite(pixels).all(axis=0)
     if not usable.all():
@@ -154,19 +170,30 @@ def moments_of(
     number = pixels.shape[1]
     if not number:
         return Moments.none(len(pixels))
-    center = pixels.mean(axis=1) if weighting is None else weighting.center
+    weigh = weigh or Weighing()
+    center = pixels.mean(axis=1) if weigh.axes is None else weigh.axes.center
     pixels -= center[:, None]
-    if weighting is None:
+    if weigh.axes is None:
         weight = weight2 = float(number)
-        apart, products, shift = pixels.mean(axis=1), pixels @ pixels.T, 0.0
+        apart, products, shift = pixels.mean(axis=1), _products(pixels, pixels), 0.0
     else:
-        weights = weighting.no_change(pixels)
+        weights = weigh.axes.no_change(pixels)
         weight, weight2 = float(weights.sum()), float(weights @ weights)
         apart = pixels @ weights / weight if weight > 0 else np.zeros(len(pixels))
-        products = (pixels * weights) @ pixels.T
-        shift = _moved(pixels, center, weights, previous) if compare else 0.0
+        weighted = np.multiply(pixels, weights, out=None if scratch is None else scratch[:, :number])
+        products = _products(weighted, pixels)
+        shift = _moved(pixels, center, weights, weigh.previous) if weigh.compare else 0.0
     products -= np.outer(apart, apart) * weight
     return Moments(float(number), weight, weight2, shift, center + apart, products)
+
+
+def _products(a: Float64, b: Float64) -> Float64:
+    """Return ``a·bᵀ``, so many pixels at a time as linear algebra works on without threads of its own."""
+    step = max(PIECE_PRODUCTS // len(a) ** 2, 1)
+    total = a[:, :step] @ b[:, :step].T
+    for i in range(step, a.shape[1], step):
+        total += a[:, i : i + step] @ b[:, i : i + step].T
+    return total
 
 
 def _moved(centered: Float64, center: Float64, weights: Float64, previous: Axes | None) -> float:
@@ -304,7 +331,11 @@ class Axes:
 
     def no_change(self, centered: Float64) -> Float64:
         """Return the p-values of no change of ``(2·band, n)`` pixels, less the center."""
-        components = (self.coefficients / np.sqrt(self.variance)[:, None]) @ centered
+        scaled = self.coefficients / np.sqrt(self.variance)[:, None]
+        components = np.empty((len(scaled), centered.shape[1]))
+        step = max(PIECE_PRODUCTS // scaled.size, 1)
+        for i in range(0, centered.shape[1], step):
+            np.matmul(scaled, centered[:, i : i + step], out=components[:, i : i + step])
         return chi_square_sf(np.einsum("ij,ij->j", components, components), self.dof)
 
 

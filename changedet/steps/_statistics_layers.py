@@ -169,7 +169,7 @@ def components_of(before: Array, after: Array, *, coefficients: Float64, center:
     """
     pair = [image.reshape(len(image), -1) for image in (before, after)]
     out = np.empty((len(coefficients), pair[0].shape[1]), np.float32)
-    for cut in pieces(out.shape[1], len(center)):
+    for cut in pieces(out.shape[1]):
         pixels = np.concatenate([x[:, cut] for x in pair], dtype=np.float64)
         pixels -= center[:, None]
         # Not a product of matrices: its order of additions depends on where in a block a pixel lies.
