@@ -29,6 +29,7 @@ from changedet.blocks._tiles import (
     Array,
     Tile,
     label_array,
+    label_strips,
     map_strips,
     map_tiles,
     part,
@@ -430,7 +431,7 @@ def label(
 
     Parameters
     ----------
-    mask : (y, x) bool, True inside
+    mask : (y, x) bool, True inside; a stream is labelled strip by strip
     connectivity : 4 (sides) or 8 (sides and corners)
     seeds : (y, x) bool; parts that hold no seed are dropped; None keeps all
 
@@ -447,9 +448,24 @@ def label(
     if connectivity not in (4, 8):
         raise SettingError(f"connectivity {connectivity}; wanted 4 (sides) or 8 (sides and corners)")
     mask = mask.transpose("y", "x")
+    if isinstance(mask.data, Stream):
+        return _label_stream(mask, seeds, connectivity)
     marks = None if seeds is None else chunked_like(seeds.transpose("y", "x"), mask).data
     if not is_lazy(mask):
         labels, number = label_array(mask.values, connectivity, None if marks is None else np.asarray(marks))
         return mask.copy(data=labels), number
     labels, number = label_lazy(mask.data, marks, connectivity)
     return mask.copy(data=labels), xr.DataArray(number)
+
+
+def _label_stream(
+    mask: xr.DataArray, seeds: xr.DataArray | None, connectivity: int
+) -> tuple[xr.DataArray, int]:
+    """Label a stream, which is never made whole."""
+
+    def strip(window: Window) -> tuple[Array, Array | None]:
+        marks = None if seeds is None else np.asarray(seeds.data[window])
+        return np.asarray(mask.data[window]), marks
+
+    labels, number = label_strips(strip, mask.data.extent, connectivity)
+    return mask.copy(data=labels), number

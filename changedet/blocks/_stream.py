@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from changedet.blocks._tiles import Array, Tile, map_strips, map_tiles, part, windows
 from changedet.errors import GridError
@@ -23,7 +24,7 @@ Memo = dict[tuple[int, int, int, int, int], Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class Stream(NDArrayOperatorsMixin):
     """An array ``(…, y, x)`` that is made window by window; NumPy functions make all of it.
 
     Parameters
@@ -92,6 +93,8 @@ class Stream:
         missing = (slice(None),) * (self.ndim - sum(k is not Ellipsis and k is not None for k in key))
         at = next((i for i, k in enumerate(key) if k is Ellipsis), len(key))
         key = key[:at] + missing + key[at + 1 :]
+        if sum(isinstance(k, np.ndarray) for k in key) > 1:
+            return self._meshed(key)
         lead, space = tuple(_simple(k) for k in key[:-2]), key[-2:]
         chosen = self
         shape = np.empty(self.shape[:-2], np.bool_)[lead].shape
@@ -99,9 +102,25 @@ class Stream:
             chosen = self._leading(lead, (*shape, *self.extent))
         return chosen if _everything(space) else chosen._picked(space)
 
-    def transpose(self, *axes: Any) -> Any:
+    def transpose(self, *axes: Any) -> Array:
         """Make all of it and exchange axes."""
         return np.asarray(self).transpose(*axes)
+
+    def astype(self, dtype: Any, **how: Any) -> Array:
+        """Make all of it and cast it."""
+        return np.asarray(self).astype(dtype, **how)
+
+    def _meshed(self, key: tuple[Any, ...]) -> Array:
+        """Make what an open mesh of positions chooses, which is how xarray asks for several axes at once."""
+        if not all(isinstance(k, np.ndarray) for k in key):
+            return np.asarray(np.asarray(self)[key])
+        axes, shape = [np.ravel(k) for k in key], np.broadcast_shapes(*(k.shape for k in key))
+        if np.prod(shape) != np.prod([axis.size for axis in axes]):  # single positions
+            return np.asarray(np.asarray(self)[key])
+        lead = np.ix_(*axes[:-2])
+        chosen = self._leading(lead, (*(axis.size for axis in axes[:-2]), *self.extent))
+        made = chosen._picked((axes[-2], axes[-1]))
+        return made.reshape(shape)
 
     def _leading(self, lead: tuple[Any, ...], shape: tuple[int, ...]) -> Stream:
         """Return the stream of some of the leading axes."""

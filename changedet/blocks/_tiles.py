@@ -19,6 +19,10 @@ STRIP_BYTES = 1 << 20
 """Input bytes of one strip of eager work: with the kernel's temporaries it stays in the level-2 cache."""
 
 
+LABEL_PX = 1 << 24
+"""Pixels of a strip of a large mask that are labelled at one time."""
+
+
 @dataclass(frozen=True)
 class Tile:
     """A window to compute and the larger window to read for it.
@@ -294,6 +298,36 @@ def merge_labels(summaries: list[list[LabelSummary]], connectivity: int) -> list
         [np.concatenate([np.zeros(1, np.int32), table[b : b + n]]) for b, n in zip(*row, strict=True)]
         for row in zip(base, counts, strict=True)
     ]
+
+
+def label_strips(
+    strip: Callable[[Window], tuple[Array, Array | None]], shape: tuple[int, int], connectivity: int
+) -> tuple[npt.NDArray[np.int32], int]:
+    """Label a mask that is made strip by strip, as :func:`label_array` labels a whole one.
+
+    Parameters
+    ----------
+    strip : window of the full width → mask and seeds (None keeps all parts) in it, bool
+    shape : rows and columns
+    connectivity : 4 or 8
+
+    Returns
+    -------
+    (y, x) int32 labels, 0 = background, and their number
+    """
+    labels = np.empty(shape, np.int32)
+    height = max(LABEL_PX // max(shape[1], 1), 1)
+    rows = [tile.inner[0] for tile in windows(shape, (height, max(shape[1], 1)))]
+    summaries = []
+    for part_rows in rows:
+        mask, seeds = strip((part_rows, slice(0, shape[1])))
+        labels[part_rows], _ = label_array(mask, connectivity)
+        summaries.append([summarize_labels(labels[part_rows], seeds, (part_rows.start, 0))])
+    tables = merge_labels(summaries, connectivity) if summaries else []
+    for part_rows, (table,) in zip(rows, tables, strict=True):
+        for row in labels[part_rows]:
+            row[:] = table[row]
+    return labels, max((int(table.max(initial=0)) for (table,) in tables), default=0)
 
 
 def _border_pairs(summaries: list[list[LabelSummary]], base: Array, connectivity: int) -> Iterator[Array]:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from changedet.blocks import chunked_like, label, renumber
+from changedet.blocks import chunked_like, label, read_stream, renumber
 from changedet.errors import InputError, SettingError
-from changedet.grid import Grid
+from changedet.grid import Grid, Window
 from changedet.steps._measure import measure_polygons
 from changedet.steps._outline import outlines
 
@@ -25,8 +25,11 @@ __all__ = ["measure_polygons", "segment"]
 
 Array = npt.NDArray[Any]
 
-STRIP_PX = 256
-"""Rows compared with a level at one time."""
+WHOLE_PX = 1 << 25
+"""Larger images are labelled strip by strip: a mask of all of it would not fit beside it and its labels."""
+
+STRIP_PX = 512
+"""Rows of such a strip that are compared with a level at one time."""
 
 _ROUNDING = 1 - 1e-9  # an area that equals the limit but for rounding is large enough
 
@@ -73,13 +76,12 @@ def segment(
     grid = Grid.of(image)
     flat = image.transpose("y", "x").compute()
     signed = bool(image.attrs.get("signed"))
-    mask = flat.copy(data=_between(flat.values, low, signed))
+    mask = _above(flat, low, signed)
     if fill_holes_m2 > 0:
         holes = _small_holes(mask, grid, fill_holes_m2, 12 - connectivity)
         mask = mask | (holes & np.isfinite(flat))
-    seeds = None if high is None else flat.copy(data=_between(flat.values, high, signed))
-    found, number = label(mask, connectivity, seeds=seeds)
-    del mask, seeds
+    found, number = label(mask, connectivity, seeds=None if high is None else _above(flat, high, signed))
+    del mask
     labels, at = _large_enough(found.values, number, grid, min_area_m2)
     inside = flat.values.ravel()[at].astype(np.float64)
     objects = _table(labels, at, np.abs(inside) if signed else inside, grid)
@@ -88,14 +90,18 @@ def segment(
     return chunked_like(result, image), objects
 
 
-def _between(values: Array, low: float, signed: bool) -> Array:
-    """Return where finite values, or their absolute values, are above a level; strip by strip."""
-    mask = np.empty(values.shape, bool)
-    for top in range(0, len(values), STRIP_PX):
-        part = values[top : top + STRIP_PX]
+def _above(image: xr.DataArray, level: float, signed: bool) -> xr.DataArray:
+    """Return where finite values, or their absolute values, are above a level; a stream where many."""
+
+    def make(window: Window) -> Array:
+        part = image.values[window]
         part = np.abs(part) if signed else part
-        mask[top : top + STRIP_PX] = (part > low) & (part < np.inf)
-    return mask
+        return np.asarray((part > level) & (part < np.inf))
+
+    if image.size > WHOLE_PX:
+        tile = (STRIP_PX, image.sizes["x"])
+        return image.copy(data=read_stream(make, image.shape, dtype=bool, tile=tile))
+    return image.copy(data=make((slice(None), slice(None))))
 
 
 def _check(image: xr.DataArray, low: float, high: float | None, *areas_m2: float) -> None:
