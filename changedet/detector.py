@@ -7,18 +7,36 @@ alone, on a fixed grid of tiles, so the result does not depend on how the work i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from changedet._detector_seeds import REFERENCE_ALPHA, Maps, restless_level, seed_level
 from changedet.blocks import Tile, map_tiles, windows
-from changedet.grid import Window, grow
+from changedet.grid import Grid, Window, grow
 from changedet.scenes import CLOUDY, is_sar
-from changedet.steps import background, breaks, mask, track
+from changedet.steps import background, breaks, bridge, mask, track
 from changedet.steps._robust import rank
+
+__all__ = [
+    "REFERENCE_ALPHA",
+    "Evidence",
+    "Maps",
+    "Model",
+    "Object",
+    "Options",
+    "evidence",
+    "fit",
+    "objects",
+    "restless_level",
+    "row_candidates",
+    "scan",
+    "seed_level",
+    "tile_count",
+]
 
 Array = npt.NDArray[Any]
 
@@ -251,26 +269,6 @@ def pool(found: Evidence, sigma_px: float) -> tuple[Array, Array]:
     return residual, np.where(found.weight > 0, weight, 0)
 
 
-@dataclass(frozen=True)
-class Maps:
-    """Evidence of the whole scene.
-
-    Parameters
-    ----------
-    z : (y, x) float32, step evidence in units of its stratum's null noise, NaN = no decision
-    index : (y, x) int16, first date after the best break, −1 none
-    delta : (band, y, x) float32 step, ln units
-    stratum : (y, x) int8
-    nulls : null of each stratum, None where it has too few pixels
-    """
-
-    z: Array
-    index: Array
-    delta: Array
-    stratum: Array
-    nulls: tuple[breaks.NullScale | None, ...]
-
-
 Tick = Callable[[int], None]
 
 
@@ -317,12 +315,13 @@ def scan(stack: xr.Dataset, model: Model, *, threads: int = 1, tick: Tick | None
 
 @dataclass(frozen=True)
 class Object:
-    """A candidate with its history and the verdict on it."""
+    """A candidate with its history and the verdict on it; ``by_row``: looked for as others stand in a row."""
 
     candidate: track.Candidate
     series: track.Series
     verdict: track.Verdict
     stratum: str
+    by_row: bool = False
 
 
 def objects(
@@ -332,72 +331,81 @@ def objects(
     *,
     rules: track.Persistence = track.Persistence(),  # noqa: B008
     growth: track.Growth = track.Growth(),  # noqa: B008
+    rows: bridge.Rules = bridge.Rules(),  # noqa: B008
     alpha: float = 0.05,
     tick: Tick | None = None,
 ) -> list[Object]:
-    """Cut candidates from the evidence, date and judge each."""
+    """Cut candidates from the evidence, date and judge each; then look where a row wants one more."""
     seed = seed_level(maps, model.options.seed_z, alpha)
     found = []
     for candidate in track.candidates(maps.z, maps.delta, seed, growth):
         found.append(_judge(stack, model, maps, candidate, rules))
         if tick is not None:
             tick(1)
+    for candidate in row_candidates(maps, found, seed, (growth, rows), Grid.of(stack).gsd_m):
+        more = _judge(stack, model, maps, candidate, rules)
+        if more.verdict.status is not None:
+            taken = footprint(candidate, maps.z.shape)
+            found = [o for o in found if not taken[o.candidate.rows, o.candidate.columns].any()]
+            found.append(replace(more, by_row=True))
     return found
 
 
-REFERENCE_ALPHA = 0.05
+def row_candidates(
+    maps: Maps, found: list[Object], seed: Array, settings: tuple[track.Growth, bridge.Rules], gsd_m: float
+) -> list[track.Candidate]:
+    """Return weaker candidates on the lines on which structures stand in a row.
 
-
-def seed_level(maps: Maps, seed_z: float, alpha: float) -> Array:
-    """Return the evidence at which a pixel starts a candidate, (y, x) float32.
-
-    A false-alarm level ten times stricter than the reference asks for as much more evidence as the tail of
-    the scene's own null takes to become ten times rarer.
-    """
-    level = np.full(maps.z.shape, np.inf, np.float32)
-    for s, null in enumerate(maps.nulls):
-        if null is not None:
-            level[maps.stratum == s] = max(null.moved(seed_z, REFERENCE_ALPHA / alpha), 3.0)
-    return np.maximum(level, restless_level(maps, REFERENCE_ALPHA / alpha))
-
-
-def restless_level(maps: Maps, factor: float = 1.0, *, base: float = 3.0, few: int = 20) -> Array:
-    """Return the evidence that one patch in a stratum reaches by chance on the date its step is at.
-
-    When fields ripen or snow melts, hundreds of patches take a step on the same date. That date's own patches
-    say how far their tail reaches: an exponential fitted to the median of their peaks, which the few that
-    were built do not move.
+    A place on such a line is one of a few hundred, not of all pixels of the scene, so less evidence makes a
+    chance find there as rare.
 
     Parameters
     ----------
     maps : evidence
-    factor : how many times rarer than one patch a scene
-    base : evidence above which connected pixels are a patch
-    few : dates with fewer patches say nothing
-
-    Returns
-    -------
-    (y, x) float32, ``base`` where nothing is known
+    found : what was found without rows
+    seed : (y, x) evidence that starts a candidate elsewhere
+    settings : of growth and of rows
+    gsd_m : pixel size
     """
-    from scipy import ndimage
+    growth, rules = settings
+    tolerance_px, gap_px, longest_px = rules.pixels(gsd_m)
 
-    level = np.full(maps.z.shape, base, np.float32)
-    for s in range(len(mask.STRATA)):
-        own = maps.stratum == s
-        z = np.where(own, np.nan_to_num(maps.z, nan=-np.inf), -np.inf)
-        patches, count = ndimage.label(z > base, np.ones((3, 3)))
-        if count < few:
-            continue
-        where = ndimage.maximum_position(z, patches, np.arange(1, count + 1))
-        at = tuple(np.array(where).T)
-        peak, date = z[at], maps.index[at]
-        by_date = np.full(int(maps.index.max()) + 1, base, np.float32)
-        for k in np.unique(date):
-            excess = peak[date == k] - base
-            if excess.size >= few:
-                by_date[k] = base + np.median(excess) / np.log(2) * np.log(excess.size * factor)
-        level[own] = by_date[np.maximum(maps.index[own], 0)]
-    return level
+    def member(candidate: track.Candidate) -> bool:
+        return bool(max(np.ptp(candidate.rows), np.ptp(candidate.columns)) + 1 <= longest_px)
+
+    def place(candidate: track.Candidate) -> Array:
+        return np.array([candidate.rows.mean(), candidate.columns.mean()])
+
+    standing = [o.candidate for o in found if o.verdict.status is not None and member(o.candidate)]
+    lines = bridge.find_rows(
+        np.array([place(c) for c in standing]).reshape(-1, 2),
+        tolerance_px=tolerance_px,
+        gap_px=gap_px,
+        least=rules.least,
+    )
+    if not lines:
+        return []
+    z = maps.z.copy()
+    for known in found:
+        if known.verdict.status is not None:
+            z[footprint(known.candidate, z.shape, beside_px=1)] = np.nan
+    wanted = bridge.corridor(lines, z.shape, tolerance_px=tolerance_px, gap_px=gap_px)
+    level = np.where(wanted, seed * np.float32(rules.seed_share), np.float32(np.inf))
+    return [
+        c
+        for c in track.candidates(z, maps.delta, level, growth)
+        if member(c) and any(line.aside(place(c)[None])[0] <= tolerance_px for line in lines)
+    ]
+
+
+def footprint(candidate: track.Candidate, shape: tuple[int, ...], *, beside_px: int = 0) -> Array:
+    """Return ``(y, x)`` bool, True on a footprint and the pixels up to ``beside_px`` beside it."""
+    out = np.zeros(shape, bool)
+    for dy in range(-beside_px, beside_px + 1):
+        for dx in range(-beside_px, beside_px + 1):
+            rows = np.clip(candidate.rows + dy, 0, shape[0] - 1)
+            out[rows, np.clip(candidate.columns + dx, 0, shape[1] - 1)] = True
+    return out
 
 
 def _judge(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from changedet import detector
 from changedet.errors import DegenerateError
 from changedet.grid import Grid
 from changedet.scenes import Quality, make_stack
+from changedet.steps import bridge
 from changedet.steps.breaks import Noise, NullScale
+from changedet.steps.track import Candidate, Growth
 
 GRID = Grid.make("EPSG:32652", Affine(3, 0, 600_000, 0, -3, 4_700_000), (96, 96))
 TIMES = 14
@@ -437,6 +440,46 @@ def test_a_date_on_which_all_the_land_changes_asks_for_more():
     assert_allclose(level[200:301], 3 + 0.5 * np.log(101), rtol=0.15)
     assert level[-1] == 3  # one patch alone says nothing of its date
     assert (detector.restless_level(maps, 10.0)[at] >= level).all()
+
+
+def row_of(columns, peaks, rows=None):
+    """Evidence with blocks of 3 by 3 pixels on row 40, or on the rows given, and what is known of them."""
+    z, shape = np.full((90, 200), 0.5, np.float32), (90, 200)
+    delta = np.zeros((4, *shape), np.float32)
+    places = list(zip(rows or [40] * len(columns), columns, strict=True))
+    for (r, c), peak in zip(places, peaks, strict=True):
+        z[r - 1 : r + 2, c - 1 : c + 2] = peak
+        delta[:, r - 1 : r + 2, c - 1 : c + 2] = 0.7
+    nothing = np.full(shape, 2, np.int8)
+    return detector.Maps(z, np.zeros(shape, np.int16), delta, nothing, (None, None, None)), places
+
+
+def standing(place, status="persistent"):
+    """A found object of 3 by 3 pixels."""
+    r, c = np.mgrid[place[0] - 1 : place[0] + 2, place[1] - 1 : place[1] + 2]
+    candidate = Candidate(r.ravel(), c.ravel(), 12.0, np.full(4, 0.7))
+    verdict = SimpleNamespace(status=status)
+    return SimpleNamespace(candidate=candidate, verdict=verdict)
+
+
+def wanted_in_rows(maps, places, status="persistent"):
+    seed = np.full(maps.z.shape, 7.0, np.float32)
+    found = [standing(place, status) for place in places]
+    settings = (Growth(), bridge.Rules())
+    return [
+        (int(c.rows.mean()), int(c.columns.mean()))
+        for c in detector.row_candidates(maps, found, seed, settings, 3.0)
+    ]
+
+
+def test_less_evidence_is_asked_for_in_a_row():
+    columns, rows = [20, 40, 60, 80, 100, 120], [40, 40, 40, 40, 40, 70]
+    maps, places = row_of(columns, [12, 12, 12, 12, 5.5, 5.5], rows)
+    assert wanted_in_rows(maps, places[:4]) == [(40, 100)]  # the equal one beside the line is not looked for
+    assert wanted_in_rows(maps, places[:3]) == []  # three are no row
+    assert wanted_in_rows(maps, places[:4], status=None) == []  # alarms make none
+    weak, _ = row_of(columns, [12, 12, 12, 12, 4.2, 4.2], rows)
+    assert wanted_in_rows(weak, places[:4]) == []
 
 
 def test_years_begin_with_the_first_date():

@@ -263,8 +263,17 @@ def test_what_a_shift_would_explain_is_misregistration():
 
 def test_what_never_looks_alike_while_it_stands_is_no_structure():
     value = [0.0] * 8 + [0.4, 3.0, 0.5, 0.45, 2.8, 0.4, 2.9, 0.5]
-    assert judged(value, noise=0.02).status is None
-    assert judged([0.0] * 8 + [1.0] * 8, noise=0.02).status == "persistent"
+    assert judged(value, noise=0.02, over="land").status is None
+    assert judged([0.0] * 8 + [1.0] * 8, noise=0.02, over="land").status == "persistent"
+    assert judged(value, noise=0.02, over="water").status == "persistent"  # the water about it may change
+
+
+def test_a_weak_step_counts_where_many_dates_show_it():
+    rng = np.random.default_rng(0)
+    long = np.repeat([0.0, 1.0], 14) + rng.normal(0, 0.3, 28)
+    assert judged(long, noise=0.3, over="land").status == "persistent"
+    short = np.repeat([0.0, 1.0], 4) + np.array([0.3, -0.3, 0.3, -0.3] * 2)
+    assert judged(short, noise=0.3, over="land").status is None
 
 
 # --------------------------------------------------------------------------------------------- growth

@@ -26,7 +26,7 @@ from changedet.pipeline._options import ReadOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
 from changedet.scenes import UNUSABLE, Scene
-from changedet.steps import aggregate, align, breaks, normalize, report, track
+from changedet.steps import aggregate, align, breaks, bridge, normalize, report, track
 
 __all__ = ["FILES", "Result", "detect", "redraw", "run"]
 
@@ -167,6 +167,7 @@ def _objects(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -
             maps,
             rules=plan.record(track.Persistence),
             growth=plan.record(track.Growth),
+            rows=plan.record(bridge.Rules),
             alpha=plan.alpha,
             tick=_ticker("objects", None, progress),
         )
@@ -248,6 +249,7 @@ def _counts(found: Findings, objects: _assemble.Detection) -> dict[str, int]:
         "scenes": objects.stack.sizes["time"],
         "structures": len(found.structures),
         "alarms": len(found.alarms),
+        "looked for in rows": sum(o.by_row for o in objects.objects),
     }
     return counts | {f"status {k}": int(v) for k, v in found.structures["status"].value_counts().items()}
 

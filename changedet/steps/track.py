@@ -169,16 +169,18 @@ class Persistence:
     Parameters
     ----------
     present : share of the full step above which an object counts as there (its contrast changes with season)
-    present_sd : the same, in units of the scatter while it is absent
+    present_sd : the same, in units of the scatter while it is absent, but half of the step at most
     max_noise : a date with more noise than this share of the step says nothing
     after : weighted share of the later dates on which it must be there
     before : weighted share of the earlier dates on which it may seem to be there
     min_after : open dates on which it must be seen before it is no longer unresolved
     min_stay : dates a thing that is gone again must have stayed to be a structure
     min_snr : least step over the scatter while it is absent
+    min_t : least step over the error of the difference of both levels, were that scatter its only source: a
+        weak step counts where many dates show it
     season_years : what clears plants for a shorter time was mowing, fire or flood
-    max_unrest : most scatter while it is there, as a share of the step: what stands looks alike, plants do
-    not
+    max_unrest : most scatter on land while it is there, as a share of the step: what stands looks alike,
+        plants do not
     """
 
     present: float = 0.3
@@ -188,7 +190,8 @@ class Persistence:
     before: float = 0.25
     min_after: int = 3
     min_stay: int = 4
-    min_snr: float = 4.0
+    min_snr: float = 2.5
+    min_t: float = 6.0
     season_years: float = 0.8
     max_unrest: float = 0.6
 
@@ -285,8 +288,9 @@ def _presence(
 
 def _states(value: Array, noise: Array, height: float, scatter: float, rules: Persistence) -> Array:
     """Return 1 (there), −1 (absent) or 0 (unclear) for every date."""
-    there = max(rules.present * height, rules.present_sd * scatter)
-    absent = max(0.6 * rules.present * height, 0.6 * rules.present_sd * scatter)
+    # half of the height parts two levels best, however wide the scatter about them
+    there = max(rules.present * height, min(rules.present_sd * scatter, 0.5 * height))
+    absent = 0.6 * there
     clear = noise <= rules.max_noise * max(height, 1e-6)
     return np.where(~clear, 0, np.where(value > there, 1, np.where(value < absent, -1, 0))).astype(np.int8)
 
@@ -334,6 +338,7 @@ def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tu
         or before > rules.before
         or after < rules.after
         or run.snr < rules.min_snr
+        or run.snr < rules.min_t * np.sqrt(1 / max(seen.size, 1) + 1 / absent)
     ):
         return None, _not_persistent(series, causes, run, seen)
     other = _other_cause(series, causes, run, rules)
@@ -372,6 +377,8 @@ def _not_persistent(series: Series, causes: Causes, run: _Run, seen: Array) -> s
         return "cloud"
     if causes.over == "water" and run.end < run.dates.size and seen.size <= 3:
         return "vessel"
+    if causes.over == "land" and seasonal(causes.years[run.dates], series.value[run.dates], run.weight):
+        return "phenology"
     return "not-persistent"
 
 
@@ -384,8 +391,9 @@ def _other_cause(series: Series, causes: Causes, run: _Run, rules: Persistence) 
             return "water-level"
     if causes.darker:
         return {"water": "turbidity", "shore": "water-level"}.get(causes.over, "shadow")
-    if run.unrest > rules.max_unrest:
-        return "not-persistent" if causes.over == "water" else "phenology"
+    # what stands in water looks other whenever the water does
+    if causes.over == "land" and run.unrest > rules.max_unrest:
+        return "phenology"
     if causes.over != "water" and (causes.plants or seasonal(causes.years[run.dates], value, run.weight)):
         return "phenology"
     if 0.5 * causes.edge_step > causes.step:
