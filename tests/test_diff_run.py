@@ -281,6 +281,14 @@ def test_noise_alone_is_not_credible(tmp_path):
     assert any("may be noise" in w for w in result.record["warnings"])
 
 
+@pytest.mark.parametrize("bands", [BANDS, ("vv", "vh")])
+def test_auto_marks_nothing_where_nothing_changed(bands, tmp_path):
+    pair = [scene(tmp_path / f"{seed}.tif", bands=bands, seed=seed) for seed in (0, 1)]
+    result = diff(*pair, tmp_path / "out")
+    assert result.record["counts"]["changed"] == 0 == result.record["counts"]["objects"]
+    assert (result.record["threshold"]["threshold"] is None) == (bands != BANDS)
+
+
 @pytest.mark.parametrize("name", ["otsu", "triangle", "robust", "hysteresis", 0.3])
 def test_thresholds(name, pair, tmp_path):
     result = diff(*pair, tmp_path / "out", Plan().with_values({"diff.threshold": name}))

@@ -356,7 +356,8 @@ def _level(magnitude: xr.DataArray, dof: float | None, plan: Plan) -> tuple[floa
             info["threshold"] = level
     except DegenerateError as error:
         return None, {"method": str(method), "threshold": None, "why": f"no threshold: {error}"}
-    if chosen and info.get("credible") is False:
+    # Otsu always parts a pair in two; the other levels lie where noise seldom comes
+    if chosen and method == "otsu" and info.get("credible") is False:
         return None, info | {"threshold": None, "why": "no more pixels stand out than by chance"}
     return level, info
 
