@@ -13,7 +13,9 @@ import geopandas as gpd
 import nbformat
 import numpy as np
 import pytest
+import xarray as xr
 from nbclient import NotebookClient
+from scipy.ndimage import uniform_filter
 
 import changedet as cd
 from changedet.demo import write_scenes
@@ -38,7 +40,9 @@ def clean_environment(tmp_path):
 
 
 def docs_script(name):
-    """Return a script of docs/ as a module."""
+    """Return a script of docs/ as a module; its neighbors are found as when it is run."""
+    if str(ROOT / "docs") not in sys.path:
+        sys.path.insert(0, str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
@@ -154,6 +158,45 @@ def test_the_best_f1_is_that_of_the_best_threshold():
         found = score >= level
         tried.append(2 * (found & truth).sum() / (found.sum() + truth.sum()))
     assert script.best_f1(score, truth) == pytest.approx(max(tried))
+
+
+def test_every_ingredient_taken_away_changes_the_method():
+    script = docs_script("real_ablation")
+    rng = np.random.default_rng(5)
+    ground = rng.normal(0.2, 0.05, (4, 64, 64)).astype(np.float32)
+    before, after = ground + rng.normal(0, 0.01, (2, 4, 64, 64)).astype(np.float32)
+    after[:, 20:24, 20:24] += np.float32(0.3)
+    after[:, 40, 40] += np.float32(2)
+    after *= np.float32(1.3)
+    before[3], after[3] = (uniform_filter(image[3], 5) for image in (before, after))
+
+    def magnitude(variant):
+        with variant():
+            return cd.difference(image_of(before), image_of(after), "auto").values
+
+    whole = magnitude(script.VARIANTS["auto"])
+    for name, variant in script.VARIANTS.items():
+        if name != "auto" and not variant.settings:  # laying is done before the method
+            assert not np.array_equal(magnitude(variant), whole, equal_nan=True), name
+    assert np.array_equal(magnitude(script.VARIANTS["auto"]), whole, equal_nan=True)  # all is put back
+    assert all(cd.Plan().with_values(variant.settings) for variant in script.VARIANTS.values())
+
+
+def image_of(values):
+    """Return an image with named bands on a grid of 10 m."""
+    image = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": ["blue", "green", "red", "nir"]})
+    rows, columns = (np.arange(size) * 10.0 for size in values.shape[1:])
+    return image.assign_coords(y=4_700_000 - rows, x=600_000 + columns)
+
+
+def test_measurements_of_other_code_are_not_taken(tmp_path):
+    script = docs_script("real_pairs")
+    made = iter(range(9))
+    values = [
+        script.Kept(tmp_path, code).get("a pair", key, lambda: {"value": next(made)})["value"]
+        for code, key in (("one", ["x"]), ("one", ["x"]), ("one", ["y"]), ("two", ["y"]))
+    ]
+    assert values == [0, 0, 1, 2]
 
 
 def test_notes_on_real_imagery_have_cases():
