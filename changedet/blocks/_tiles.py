@@ -19,7 +19,7 @@ STRIP_BYTES = 1 << 20
 """Input bytes of one strip of eager work: with the kernel's temporaries it stays in the level-2 cache."""
 
 
-LABEL_PX = 1 << 24
+LABEL_PX = 1 << 22
 """Pixels of a strip of a large mask that are labelled at one time."""
 
 
