@@ -173,22 +173,27 @@ def moments_of(pixels: Float64, weigh: Weighing | None = None, *, scratch: Float
     weigh = weigh or Weighing()
     center = pixels.mean(axis=1) if weigh.axes is None else weigh.axes.center
     pixels -= center[:, None]
+    weighted = np.empty_like(pixels) if scratch is None else scratch[:, :number]
     if weigh.axes is None:
         weight = weight2 = float(number)
-        apart, products, shift = pixels.mean(axis=1), _products(pixels, pixels), 0.0
+        weighted[:], shift = pixels, 0.0
     else:
         weights = weigh.axes.no_change(pixels)
-        weight, weight2 = float(weights.sum()), float(weights @ weights)
-        apart = pixels @ weights / weight if weight > 0 else np.zeros(len(pixels))
-        weighted = np.multiply(pixels, weights, out=None if scratch is None else scratch[:, :number])
-        products = _products(weighted, pixels)
+        weight, weight2 = float(weights.sum()), float(np.einsum("i,i", weights, weights))
+        np.multiply(pixels, weights, out=weighted)
+    apart = weighted.sum(axis=1) / weight if weight > 0 else np.zeros(len(pixels))
+    products = _products(weighted, pixels) - np.outer(apart, apart) * weight
+    if weigh.axes is not None:
         shift = _moved(pixels, center, weights, weigh.previous) if weigh.compare else 0.0
-    products -= np.outer(apart, apart) * weight
     return Moments(float(number), weight, weight2, shift, center + apart, products)
 
 
 def _products(a: Float64, b: Float64) -> Float64:
-    """Return ``a·bᵀ``, so many pixels at a time as linear algebra works on without threads of its own."""
+    """Return ``a·bᵀ``, so many pixels at a time as linear algebra works on without threads of its own.
+
+    Two arrays, also where their values are the same: NumPy takes another routine for one, which is slower
+    and always uses threads. So do products of vectors, which are taken by sums instead.
+    """
     step = max(PIECE_PRODUCTS // len(a) ** 2, 1)
     total = a[:, :step] @ b[:, :step].T
     for i in range(step, a.shape[1], step):
