@@ -294,6 +294,16 @@ def test_kittler_says_when_there_are_not_two_classes():
         kittler(np.array([10, 0, 0, 10]), np.arange(5.0))
 
 
+def test_a_quiet_part_makes_no_change_incredible():
+    rng = np.random.default_rng(0)
+    quiet, lively = np.abs(rng.normal(0, 0.2, 40_000)), np.abs(rng.normal(0, 3, 20_000))
+    changed = np.abs(rng.normal(14, 2, 4_000))
+    image = picture(np.concatenate([quiet, lively, changed]).reshape(200, 320))
+    assert threshold(image, "otsu")[1]["credible"]
+    noise = picture(np.abs(rng.normal(0, 1, (200, 320))))
+    assert not threshold(noise, "otsu")[1]["credible"]
+
+
 def test_unknown_names_and_values_are_answered():
     image = picture(two_modes())
     with pytest.raises(UnknownMethodError, match="did you mean 'otsu'"):

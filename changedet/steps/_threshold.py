@@ -300,7 +300,8 @@ def expected_above(counts: Array, edges: Array, level: float) -> float:
     """Pixels above a level if nothing had changed, from the lower half of the histogram alone.
 
     A Nakagami distribution (half-normal, Rayleigh and chi are of this family, as magnitudes are) through the
-    lower quartile and the median, or a normal one where values are negative.
+    lower quartile and the median, or a normal one where values are negative. No magnitude of noise is wider
+    than half-normal: where the quartile lies lower still, part of the image is quieter than the rest.
 
     Parameters
     ----------
@@ -320,7 +321,7 @@ def expected_above(counts: Array, edges: Array, level: float) -> float:
     if edges[0] < 0 or low <= 0:
         scale = max(middle - low, edges[1] - edges[0]) / 0.6744898
         return number * float(stats.norm.sf(level, middle, scale))
-    shapes = np.geomspace(0.05, 500, 400)
+    shapes = np.geomspace(0.5, 500, 400)  # from half-normal on
     ratios = special.gammaincinv(shapes, 0.5) / special.gammaincinv(shapes, 0.25)
     shape = float(np.interp(-((middle / low) ** 2), -ratios, shapes))
     spread = middle**2 / float(special.gammaincinv(shape, 0.5))
