@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 Compress = Literal["none", "deflate", "zstd"]
 
+FLOAT_LEVELS = {"deflate": 2, "zstd": 3}
+"""Levels for measured numbers: their last digits are noise, and GDAL's own levels take 1.7 and 3 times as long
+for a hundredth of the size."""
+
 
 def write_cog(
     path: str | os.PathLike[str],
@@ -205,7 +209,10 @@ def _cog_options(profile: Profile) -> dict[str, Any]:
         "overview_resampling": "AVERAGE" if profile.smooth else "NEAREST",
         "bigtiff": "IF_SAFER",
     }
-    return options if profile.compress == "none" else {**options, "predictor": "YES"}
+    if profile.compress == "none":
+        return options
+    level = {"level": FLOAT_LEVELS[profile.compress]} if profile.smooth else {}
+    return {**options, "predictor": "YES", **level}
 
 
 def _band_names(bands: xr.DataArray) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from changedet.scenes import Scene
 MEMORY_BYTES = 1_000_000_000
 """Bound of the working set where none is given; it limits the threads and what is kept of the files."""
 
-OWN_BYTES = 400_000_000
+OWN_BYTES = 500_000_000
 """What the program, its libraries and GDAL's cache take of that before they hold a pixel."""
 
 WINDOW_PIXELS = 1 << 19
