@@ -102,10 +102,10 @@ SHOWN = ("auc", "best_f1", "f1")
 HEAD = ("taken away", "AUC", "", "best F1", "", "F1 as it comes", "", "Taizhou κ", "")
 ABOUT = """Each line is `auto` with one ingredient taken away: means over the eight OSCD pairs, κ as it comes
 on Taizhou, and beside each the difference from the whole method; what is negative was gained by the
-ingredient. The last lines take nothing away and say how far the start of the grouping moves the figures. Eight
-pairs are few: differences under 0.01 may be chance, and an ingredient whose line lies about zero, or above it,
-is not shown to help by these pairs. Taizhou has one pixel size for all bands, and its two dates lie on one
-another, so that some lines change nothing there."""
+ingredient. The last lines take nothing away and say how far the start of the grouping moves the figures.
+Eight pairs are few: differences under 0.01 may be chance, and an ingredient whose line lies about zero, or
+above it, is not shown to help by these pairs. Taizhou has one pixel size for all bands, and its two dates lie
+on one another, so that some lines change nothing there."""
 
 
 def ablation(data: Path, kept: Kept) -> list[str]:
