@@ -345,8 +345,7 @@ def objects(
     for candidate in row_candidates(maps, found, seed, (growth, rows), Grid.of(stack).gsd_m):
         more = _judge(stack, model, maps, candidate, rules)
         if more.verdict.status is not None:
-            taken = footprint(candidate, maps.z.shape)
-            found = [o for o in found if not taken[o.candidate.rows, o.candidate.columns].any()]
+            found = [o for o in found if not _overlap(o.candidate, candidate)]
             found.append(replace(more, by_row=True))
     return found
 
@@ -388,24 +387,27 @@ def row_candidates(
     z = maps.z.copy()
     for known in found:
         if known.verdict.status is not None:
-            z[footprint(known.candidate, z.shape, beside_px=1)] = np.nan
+            z[_around(known.candidate, z.shape)] = np.nan
     wanted = bridge.corridor(lines, z.shape, tolerance_px=tolerance_px, gap_px=gap_px)
     level = np.where(wanted, seed * np.float32(rules.seed_share), np.float32(np.inf))
     return [
         c
         for c in track.candidates(z, maps.delta, level, growth)
-        if member(c) and any(line.aside(place(c)[None])[0] <= tolerance_px for line in lines)
+        if member(c) and any(line.aside(*place(c)) <= tolerance_px for line in lines)
     ]
 
 
-def footprint(candidate: track.Candidate, shape: tuple[int, ...], *, beside_px: int = 0) -> Array:
-    """Return ``(y, x)`` bool, True on a footprint and the pixels up to ``beside_px`` beside it."""
-    out = np.zeros(shape, bool)
-    for dy in range(-beside_px, beside_px + 1):
-        for dx in range(-beside_px, beside_px + 1):
-            rows = np.clip(candidate.rows + dy, 0, shape[0] - 1)
-            out[rows, np.clip(candidate.columns + dx, 0, shape[1] - 1)] = True
-    return out
+def _overlap(one: track.Candidate, other: track.Candidate) -> bool:
+    """Return True where two footprints share a pixel."""
+    pixels = set(zip(one.rows.tolist(), one.columns.tolist(), strict=True))
+    return not pixels.isdisjoint(zip(other.rows.tolist(), other.columns.tolist(), strict=True))
+
+
+def _around(candidate: track.Candidate, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return rows and columns of a footprint and of the pixels beside it, with repeats."""
+    dy, dx = (step.reshape(-1, 1) for step in np.mgrid[-1:2, -1:2])
+    rows = np.clip(candidate.rows + dy, 0, shape[0] - 1)
+    return rows, np.clip(candidate.columns + dx, 0, shape[1] - 1)
 
 
 def _judge(

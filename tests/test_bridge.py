@@ -23,7 +23,7 @@ def test_a_row_is_found_at_any_bearing(angle, seed):
     aside = np.array([[40.0, 300.0], [400.0, 20.0]])
     (row,) = find_rows(np.concatenate([aside, points]), **PIXELS, least=4)
     assert sorted(row.members) == [2, 3, 4, 5, 6, 7]
-    assert (np.diff(row.along(np.concatenate([aside, points])[row.members])) > 0).all()
+    assert (np.diff(row.along(*np.concatenate([aside, points])[row.members].T)) > 0).all()
     assert abs(abs(row.direction @ [np.sin(angle), np.cos(angle)]) - 1) < 1e-3
     assert row.end - row.begin == pytest.approx(75, abs=2)
 

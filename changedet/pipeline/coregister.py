@@ -176,7 +176,9 @@ def coregister(
         if files:
             whole = source.open(CHUNK_PX) if source.lazy else stack
             moved = resample(whole, found, apply_above_px=plan.keywords(align)["apply_above_px"])
-            _write_scenes(stage, moved, {k: v for k, v in names.items() if v in wanted}, source, progress)
+            tags = [_tags(moved.isel(time=t)) for t in range(moved.sizes["time"])]
+            chosen = {k: v for k, v in names.items() if v in wanted}
+            write_scenes(stage, moved, chosen, tags, source, progress)
         if FIGURE in wanted:
             shape = (stack.sizes["y"], stack.sizes["x"])
             _figures.save(_figures.shifts_figure(rows, found, shape), stage / FIGURE)
@@ -195,32 +197,48 @@ def _registered(source: Source, stack: xr.Dataset, ties: bool, progress: Progres
     return found
 
 
-def _write_scenes(
-    stage: Path, moved: xr.Dataset, names: dict[str, str], source: Source, progress: Progress
+def _tags(scene: xr.Dataset) -> dict[str, str]:
+    """Return what was done to a scene."""
+    applied = bool(scene.shift_applied)
+    dy, dx = (float(scene[f"shift_{axis}_px"]) if applied else 0.0 for axis in ("dy", "dx"))
+    tags = {"SHIFT_APPLIED_DY_DX_PX": f"{dy:.4f} {dx:.4f}"}
+    if applied and scene.shift_model.item() != "translation":
+        tags["SHIFT_MODEL"] = str(scene.shift_model.item())
+    return tags
+
+
+def write_scenes(
+    stage: Path,
+    made: xr.Dataset,
+    names: dict[str, str],
+    tags: Sequence[dict[str, str]],
+    source: Source,
+    progress: Progress,
 ) -> None:
-    """Write scenes with their dates, so that they can be read again."""
+    """Write scenes as COGs with their dates, so that they can be read again.
+
+    Parameters
+    ----------
+    stage : folder
+    made : stack to write
+    names : file of each scene that is asked for, by its id
+    tags : of each scene of the stack: what was done to it
+    source : where the scenes come from
+    progress : called as the work goes on
+    """
     compress = source.plan.section("write")["compress"]
     done = 0
-    for t in range(moved.sizes["time"]):
-        one = moved.isel(time=t)
-        name = names.get(str(one.scene.item()))
+    for t, known in enumerate(tags):
+        scene = made.isel(time=t)
+        name = names.get(str(scene.scene.item()))
         if name is None:
             continue
-        applied = bool(one.shift_applied)
-        dy, dx = (float(one[f"shift_{axis}_px"]) if applied else 0.0 for axis in ("dy", "dx"))
-        tags = {"SHIFT_APPLIED_DY_DX_PX": f"{dy:.4f} {dx:.4f}"}
-        if applied and one.shift_model.item() != "translation":
-            tags["SHIFT_MODEL"] = str(one.shift_model.item())
-        write_scene(stage / name, one, tags, dated=source.dated, compress=compress)
+        date = f"{np.datetime_as_string(scene.time.values, unit='s')}Z"
+        dated = {"ACQUISITIONDATETIME": date} if source.dated else {}
+        image = scene["image"].transpose("band", "y", "x")
+        write_cog(stage / name, image, compress=compress, tags=known | dated)
         done += 1
         progress("write", done, len(names))
-
-
-def write_scene(path: Path, scene: xr.Dataset, tags: dict[str, str], *, dated: bool, compress: Any) -> None:
-    """Write one scene of a stack as a COG."""
-    if dated:
-        tags |= {"ACQUISITIONDATETIME": f"{np.datetime_as_string(scene.time.values, unit='s')}Z"}
-    write_cog(path, scene["image"].transpose("band", "y", "x"), compress=compress, tags=tags)
 
 
 def _rows(stack: xr.Dataset, found: list[Registration]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from changedet.io.files import write_text
 from changedet.pipeline import _figures
 from changedet.pipeline._tables import csv_text, number, wanted_outputs
 from changedet.pipeline._work import Progress, quiet, staged
-from changedet.pipeline.coregister import CHUNK_PX, SAMPLE_CHUNK_PX, Source, find, reference_of, write_scene
+from changedet.pipeline.coregister import CHUNK_PX, SAMPLE_CHUNK_PX, Source, find, reference_of, write_scenes
 from changedet.pipeline.plan import Plan
 from changedet.steps.normalize import Normalization, apply_lines, find_lines, normalize
 
@@ -78,7 +78,10 @@ def radiometry(
         files = [name for name in names.values() if name in wanted]
         if files:
             whole = source.open(CHUNK_PX) if source.lazy else stack
-            _write_scenes(stage, apply_lines(whole, found), found, source, (names, files), progress)
+            made = apply_lines(whole, found)
+            tags = [_tags(made.isel(time=t), one) for t, one in enumerate(found)]
+            chosen = {k: v for k, v in names.items() if v in wanted}
+            write_scenes(stage, made, chosen, tags, source, progress)
         if FIGURE in wanted:
             _figures.save(_figures.gains_figure(rows, found), stage / FIGURE)
             files.append(FIGURE)
@@ -96,33 +99,14 @@ def _lines(source: Source, stack: xr.Dataset, progress: Progress) -> list[Normal
     return found
 
 
-def _write_scenes(
-    stage: Path,
-    made: xr.Dataset,
-    found: list[Normalization],
-    source: Source,
-    files: tuple[dict[str, str], list[str]],
-    progress: Progress,
-) -> None:
-    """Write the scenes that are asked for, with their dates and what was done to them."""
-    names, wanted = files
-    compress = source.plan.section("write")["compress"]
-    done = 0
-    for t, one in enumerate(found):
-        scene = made.isel(time=t)
-        name = names[str(scene.scene.item())]
-        if name not in wanted:
-            continue
-        if one.curves:
-            tags = {"NORMALIZED": "histogram"}
-        else:
-            tags = {
-                "GAIN": " ".join(f"{v:.6g}" for v in scene.gain.values),
-                "OFFSET": " ".join(f"{v:.6g}" for v in scene.offset.values),
-            }
-        write_scene(stage / name, scene, tags, dated=source.dated, compress=compress)
-        done += 1
-        progress("write", done, len(wanted))
+def _tags(scene: xr.Dataset, one: Normalization) -> dict[str, str]:
+    """Return what was done to a scene."""
+    if one.curves:
+        return {"NORMALIZED": "histogram"}
+    return {
+        "GAIN": " ".join(f"{v:.6g}" for v in scene.gain.values),
+        "OFFSET": " ".join(f"{v:.6g}" for v in scene.offset.values),
+    }
 
 
 def _rows(stack: xr.Dataset, found: list[Normalization]) -> list[dict[str, Any]]:

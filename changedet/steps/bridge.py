@@ -53,14 +53,14 @@ class Row:
     begin: float
     end: float
 
-    def along(self, points: Array) -> Array:
-        """Return where points (n, 2) lie along the line, pixels from its middle."""
-        return np.asarray((points - self.middle) @ self.direction)
+    def along(self, y: Array, x: Array) -> Array:
+        """Return where rows and columns, which broadcast, lie along the line, pixels from its middle."""
+        return np.asarray((y - self.middle[0]) * self.direction[0] + (x - self.middle[1]) * self.direction[1])
 
-    def aside(self, points: Array) -> Array:
-        """Return how far points (n, 2) lie from the line, pixels, ≥ 0."""
-        across = np.array([-self.direction[1], self.direction[0]])
-        return np.asarray(np.abs((points - self.middle) @ across))
+    def aside(self, y: Array, x: Array) -> Array:
+        """Return how far rows and columns, which broadcast, lie from the line, pixels, ≥ 0."""
+        across = (x - self.middle[1]) * self.direction[0] - (y - self.middle[0]) * self.direction[1]
+        return np.asarray(np.abs(across))
 
 
 def find_rows(points: Array, *, tolerance_px: float, gap_px: float, least: int = 3) -> list[Row]:
@@ -104,7 +104,7 @@ def _longest(points: Array, tolerance_px: float, gap_px: float) -> Row | None:
         for j in range(i + 1, len(points)):
             row = _through(points, i, j, tolerance_px, gap_px)
             if row is not None:
-                found = (row.members.size, -float(row.aside(points[row.members]).sum()))
+                found = (row.members.size, -float(row.aside(*points[row.members].T).sum()))
                 if found > score:
                     best, score = row, found
     return best
@@ -117,14 +117,14 @@ def _through(points: Array, i: int, j: int, tolerance_px: float, gap_px: float) 
     if not 2 * tolerance_px < length <= gap_px:
         return None
     line = Row(np.array([i, j]), points[i], apart / length, 0.0, length)
-    near = np.flatnonzero(line.aside(points) <= tolerance_px)
-    near = near[np.argsort(line.along(points[near]), kind="stable")]
-    cuts = np.flatnonzero(np.diff(line.along(points[near])) > gap_px) + 1
+    near = np.flatnonzero(line.aside(*points.T) <= tolerance_px)
+    near = near[np.argsort(line.along(*points[near].T), kind="stable")]
+    cuts = np.flatnonzero(np.diff(line.along(*points[near].T)) > gap_px) + 1
     part = next(run for run in np.split(near, cuts) if i in run)
     middle = points[part].mean(axis=0)
     direction = np.linalg.svd(points[part] - middle, full_matrices=False)[2][0]
     row = Row(part, middle, direction, 0.0, 0.0)
-    at = row.along(points[part])
+    at = row.along(*points[part].T)
     order = np.argsort(at, kind="stable")
     return Row(part[order], middle, direction, float(at.min()), float(at.max()))
 
@@ -143,11 +143,9 @@ def corridor(rows: list[Row], shape: tuple[int, int], *, tolerance_px: float, ga
     (y, x) bool
     """
     out = np.zeros(shape, bool)
-    points = np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 2)
+    y, x = np.ogrid[: shape[0], : shape[1]]
     for row in rows:
-        at = row.along(points)
-        inside = (
-            (row.aside(points) <= tolerance_px + 1e-6) & (at > row.begin - gap_px) & (at < row.end + gap_px)
-        )
-        out |= inside.reshape(shape)
+        at = row.along(y, x)
+        near = row.aside(y, x) <= tolerance_px + 1e-6
+        out |= near & (at > row.begin - gap_px) & (at < row.end + gap_px)
     return out
