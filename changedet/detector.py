@@ -66,7 +66,7 @@ class Options:
     seed: int = 0
 
 
-TILE_PX = 256
+TILE_PX = 128
 POOL_PX = (0.4, 1.0)
 LENGTHS = (0, 5)
 """Dates after a break that make its "after" side: all, or five, which finds what was removed again."""

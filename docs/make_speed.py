@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "DASK_SCHEDULER": "threads"}
+"""As changedet's command line sets it for itself; here for its functions too."""
 PAGE = Path(__file__).with_name("speed.md")
 MADE = "Made by `python docs/make_speed.py`, which says how; not edited by hand."
 BANDS = ("blue", "green", "red", "nir")
@@ -220,8 +222,9 @@ def measured(table: list[Line], at: Path, rounds: int) -> dict[str, Measured]:
         for line in table:
             if line.command is None:
                 continue
-            done = run(line.command(at), at, inner=line.inner)
-            if done is None and "changedet" in line.who:
+            own = "changedet" in line.who
+            done = run(line.command(at), at, inner=line.inner, more=ENVIRONMENT if own else {})
+            if done is None and own:
                 sys.exit(1)
             if done is None:  # a peer that cannot run here is left out
                 continue
@@ -237,11 +240,13 @@ def measured(table: list[Line], at: Path, rounds: int) -> dict[str, Measured]:
     return found
 
 
-def run(command: list[str], at: Path, *, inner: bool) -> tuple[float, float, dict] | None:
+def run(
+    command: list[str], at: Path, *, inner: bool, more: dict[str, str]
+) -> tuple[float, float, dict] | None:
     """Run a command; return processor time in s, peak memory in MB, what it printed; None where it failed."""
     skipped = ("PYTHONDONTWRITEBYTECODE", "OMP_NUM_THREADS")
     environment = {k: v for k, v in os.environ.items() if k not in skipped}
-    environment |= {"PYTHONPYCACHEPREFIX": str(at / "bytecode"), "PYTHONPATH": str(ROOT)}
+    environment |= {"PYTHONPYCACHEPREFIX": str(at / "bytecode"), "PYTHONPATH": str(ROOT), **more}
     with tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen(command, stdout=said, stderr=said, env=environment, cwd=at)
         _, status, usage = os.wait4(child.pid, 0)
@@ -572,12 +577,12 @@ def arosics(at: Path) -> dict:
 
 
 def arosics_local(at: Path) -> dict:
-    """Find tie points with AROSICS."""
+    """Find tie points with AROSICS, in windows of its own choice (256 × 256 pixels)."""
     import numpy as np
     from arosics import COREG_LOCAL
 
     start = cpu_s()
-    found = COREG_LOCAL(*(str(at / name) for name in GROUND), grid_res=200, window_size=(64, 64), max_shift=5,
+    found = COREG_LOCAL(*(str(at / name) for name in GROUND), grid_res=200, max_shift=5,
                         CPUs=1, q=True, progress=False)  # fmt: skip
     table = found.CoRegPoints_table
     table = table[table["X_SHIFT_PX"] != -9999]

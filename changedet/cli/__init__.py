@@ -15,6 +15,9 @@ from changedet.cli._console import Door
 
 __all__ = ["app", "main"]
 
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "DASK_SCHEDULER": "threads"}
+"""What the process is given where the user's environment does not say."""
+
 app = typer.Typer(
     cls=Door,
     name="changedet",

@@ -62,10 +62,15 @@ def weights(
     -------
     (time, band, pixel) float32
     """
-    local = np.fmax(spread, class_spread)
-    edge = tolerance_px[:, None, None].astype(np.float32) * slope
-    variance = local * local + edge * edge + np.float32(floor) ** 2
-    return np.where(np.isfinite(residual) & np.isfinite(variance), 1 / variance, 0).astype(np.float32)
+    variance = np.fmax(spread, class_spread).astype(np.float32, copy=False)
+    variance *= variance
+    slope2 = np.square(slope, dtype=np.float32)
+    for one, allowed in zip(variance, np.square(tolerance_px).astype(np.float32), strict=True):
+        one += allowed * slope2
+    variance += np.float32(floor) ** 2
+    out = np.reciprocal(variance, out=variance)
+    out[~(np.isfinite(residual) & np.isfinite(out))] = 0
+    return np.asarray(out)
 
 
 @dataclass(frozen=True)
@@ -116,17 +121,18 @@ def best_step(
     scene.
     """
     w = weight
-    used = (w > 0).all(axis=1)
-    wr = np.where(w > 0, residual, 0) * w
-    cw, cr = _prefix(w), _prefix(wr)
-    cn = np.concatenate([np.zeros((1, used.shape[1]), np.int16), used.cumsum(axis=0, dtype=np.int16)])
+    some = w > 0
+    wr = np.where(some, residual, np.float32(0))
+    wr *= w
+    cw, cr, cn = _prefix(w), _prefix(wr), _prefix(some.all(axis=1).astype(np.int16))
     return _search(cw, cr, cn, whiten.astype(np.float32), min_side, lengths)
 
 
 def _prefix(values: Array) -> Array:
-    """Return sums before each date, (time + 1, …), float32 of a float64 sum."""
-    out = np.zeros((values.shape[0] + 1, *values.shape[1:]), np.float32)
-    np.cumsum(values, axis=0, out=out[1:], dtype=np.float32)
+    """Return sums before each date, (time + 1, …), in the dtype of the values."""
+    out = np.zeros((values.shape[0] + 1, *values.shape[1:]), values.dtype)
+    for k, one in enumerate(values):  # a cumulative sum along the first axis strides through memory
+        np.add(out[k], one, out=out[k + 1])
     return out
 
 
