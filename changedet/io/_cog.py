@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Compress = Literal["none", "deflate", "zstd"]
 
 FLOAT_LEVELS = {"deflate": 1, "zstd": 3}
-"""Levels for measured numbers: their last digits are noise, and GDAL's own levels take twice and three times as
-long for a hundredth of the size."""
+"""Levels for measured numbers: their last digits are noise, and GDAL's own levels take twice and three times
+as long for a hundredth of the size."""
 
 
 def write_cog(

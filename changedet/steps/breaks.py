@@ -124,7 +124,7 @@ def best_step(
     some = w > 0
     wr = np.where(some, residual, np.float32(0))
     wr *= w
-    cw, cr, cn = _prefix(w), _prefix(wr), _prefix(some.all(axis=1).astype(np.int16))
+    cw, cr, cn = _prefix(w), _prefix(wr), _prefix(np.asarray(some.all(axis=1), np.int16))
     return _search(cw, cr, cn, whiten.astype(np.float32), min_side, lengths)
 
 
