@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from changedet import _detector_radar as radar
 from changedet._detector_seeds import REFERENCE_ALPHA, Maps, restless_level, seed_level
 from changedet.blocks import Tile, map_tiles, windows
 from changedet.grid import Grid, Window, grow
@@ -83,7 +84,6 @@ class Model:
     tolerance_px: Array
     noise: breaks.Noise
     options: Options
-    sar: bool
     doubt_px: int
     pool_px: float
 
@@ -102,7 +102,10 @@ def sample_positions(shape: tuple[int, int], count: int) -> tuple[Array, Array]:
     return r.ravel(), c.ravel()
 
 
-def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = breaks.Noise()) -> Model:  # noqa: B008
+Fitted = Model | radar.Radar
+
+
+def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = breaks.Noise()) -> Fitted:  # noqa: B008
     """Fit background, noise and null ingredients on a sample of the stack.
 
     Parameters
@@ -115,15 +118,16 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
     DegenerateError
         Hardly any pixel has a usable history.
     """
-    sar = is_sar(stack)
     times = stack.sizes["time"]
     bands = tuple(map(str, stack.band.values))
     n_history = mask.history_length(times, share=options.history_share)
+    if is_sar(stack):
+        return radar.fit(stack, n_history=n_history, seed=options.seed)
     rows, columns = sample_positions((stack.sizes["y"], stack.sizes["x"]), options.sample_px)
     picked = {"y": xr.DataArray(rows, dims="pixel"), "x": xr.DataArray(columns, dims="pixel")}
     raw = stack.image.isel(picked).transpose("time", "band", "pixel").values
-    where = mask.setting(raw, bands, n_history=n_history, sar=sar)
-    sample = np.moveaxis(mask.log_image(raw, sar=sar), 2, 0)
+    where = mask.setting(raw, bands, n_history=n_history)
+    sample = np.moveaxis(mask.log_image(raw), 2, 0)
     position = np.stack([rows, columns], axis=1)
     model = background.fit_background(
         sample, position, n_history=n_history, prototypes=options.prototypes, seed=options.seed
@@ -138,7 +142,7 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
     doubt_px = int(np.clip(round(options.doubt_m / gsd_m), 2, 10))
     pool_px = float(np.clip(options.pool_m / gsd_m, *POOL_PX))
     allowed = tolerance(stack, noise)
-    return Model(where, model, spread, whiten, allowed, noise, options, sar, doubt_px, pool_px)
+    return Model(where, model, spread, whiten, allowed, noise, options, doubt_px, pool_px)
 
 
 def tolerance(stack: xr.Dataset, noise: breaks.Noise) -> Array:
@@ -206,7 +210,7 @@ def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evid
     window : where it lies in the scene
     """
     times, bands, height, width = image.shape
-    values = mask.log_image(image, sar=model.sar)
+    values = mask.log_image(image)
     n_history = model.background.n_history
     ordered = np.sort(values[:n_history], axis=0)
     slope = breaks.gradient(rank(ordered, np.isfinite(ordered).sum(axis=0), 0.5))
@@ -283,8 +287,10 @@ def tile_count(stack: xr.Dataset) -> int:
     return -(-stack.sizes["y"] // TILE_PX) * -(-stack.sizes["x"] // TILE_PX)
 
 
-def scan(stack: xr.Dataset, model: Model, *, threads: int = 1, tick: Tick | None = None) -> Maps:
+def scan(stack: xr.Dataset, model: Fitted, *, threads: int = 1, tick: Tick | None = None) -> Maps:
     """Compute the step evidence of every pixel, tile by tile."""
+    if isinstance(model, radar.Radar):
+        return Maps(**radar.scan(stack, model, threads=threads, tick=tick))
     shape = (stack.sizes["y"], stack.sizes["x"])
     score = np.full(shape, np.nan, np.float32)
     index = np.full(shape, -1, np.int16)
@@ -326,7 +332,7 @@ class Object:
 
 def objects(
     stack: xr.Dataset,
-    model: Model,
+    model: Fitted,
     maps: Maps,
     *,
     rules: track.Persistence = track.Persistence(),  # noqa: B008
@@ -336,6 +342,10 @@ def objects(
     tick: Tick | None = None,
 ) -> list[Object]:
     """Cut candidates from the evidence, date and judge each; then look where a row wants one more."""
+    if isinstance(model, radar.Radar):
+        chance = restless_level(maps, REFERENCE_ALPHA / alpha)
+        known = (rules, growth, alpha)
+        return [Object(**vars(o)) for o in radar.objects(stack, model, maps, chance, known, tick)]
     seed = seed_level(maps, model.options.seed_z, alpha)
     found = []
     for candidate in track.candidates(maps.z, maps.delta, seed, growth):
@@ -435,7 +445,7 @@ def _judge(
         edge_step=float(np.median(np.linalg.norm(own.slope[at], axis=0))),
         step=float(np.linalg.norm(candidate.delta)),
         plants=track.only_plants(candidate.delta, model.setting.bands),
-        darker=not model.sar and _darker(candidate.delta, stratum, model.setting.bands),
+        darker=_darker(candidate.delta, stratum, model.setting.bands),
         cleared=stratum == "land" and track.plants_gone(candidate.delta, model.setting.bands),
     )
     whole = series(np.ones(candidate.rows.size, bool))

@@ -40,7 +40,7 @@ class Detection:
     native: xr.Dataset
     stack: xr.Dataset
     size: int
-    model: detector.Model
+    model: detector.Fitted
     maps: detector.Maps
     objects: list[detector.Object]
 
