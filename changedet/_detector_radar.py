@@ -119,7 +119,7 @@ def fit(stack: xr.Dataset, *, n_history: int, seed: int = 0) -> Radar:
     wet, stratum = backscatter.surfaces_of(history, chance, bands)
     land_level, water_level = backscatter.levels(stack, usual, wet)
     base = Radar(
-        _setting(stack, bands, n_history, stratum),
+        _setting(stack, n_history, wet, stratum),
         stratum,
         wet,
         land_level,
@@ -137,18 +137,20 @@ def fit(stack: xr.Dataset, *, n_history: int, seed: int = 0) -> Radar:
     return replace(base, rho=rho, surfaces=tuple(made))
 
 
-def _setting(stack: xr.Dataset, bands: tuple[str, ...], n_history: int, stratum: Array) -> mask.Setting:
-    """Describe the dates: nothing is frozen, no level is known."""
+def _setting(stack: xr.Dataset, n_history: int, wet: Array, stratum: Array) -> mask.Setting:
+    """Describe the dates: nothing is frozen; the level of water is how much of the shore it covers."""
     times = stack.sizes["time"]
-    share = float((stratum == WATER).mean())
+    frozen = np.zeros((times, 3), bool)
+    covered = backscatter.shore_wet(stack, wet, stratum)
+    level = mask.water_level(covered, np.full(covered.shape[1], SHORE), frozen)
     valid = np.isfinite(stack.image).all("band").mean(("y", "x")).values.astype(np.float64)
     return mask.Setting(
-        bands,
+        tuple(map(str, stack.band.values)),
         float("nan"),
         np.arange(times) < n_history,
-        np.zeros((times, 3), bool),
-        np.full(times, np.nan),
-        np.full(times, share),
+        frozen,
+        level,
+        np.full(times, float(wet.mean())),
         valid,
     )
 
@@ -178,7 +180,7 @@ def _noise(stack: xr.Dataset, model: Radar, usual: Array) -> tuple[Array, Array,
             own = model.stratum == s
             found.append(speckle.block_variances(np.where(own, fine, np.nan)))
             spread[s, t] = [speckle.iqr(a[own]) for a in averaged]
-    rho = np.mean(lags, axis=0)
+    rho = speckle.settled(np.mean(lags, axis=0), bands * times * model.wet.size)
     looks, unrest = np.full_like(spread, np.nan), np.zeros_like(spread)
     for s, found in blocks.items():
         looks[s] = speckle.looks_by_date(np.stack(found), rho, times)

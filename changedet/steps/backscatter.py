@@ -19,6 +19,9 @@ Array = npt.NDArray[Any]
 CELL_PX = 16
 """Side of the cells in which the level of water is taken."""
 
+LEAST_PX = 100
+"""Fewer pixels of water are none: a dark field, a shadow."""
+
 FLOOR = 1e-5
 """Smallest power trusted, linear: below the noise of any sensor."""
 
@@ -109,25 +112,70 @@ def surfaces_of(
     Dark is what lies below about −15 dB in VV or HH, −20 dB in VH or HV, the customary levels.
     """
     from scipy import ndimage
-    from skimage.filters import threshold_otsu
 
-    cross = [i for i, b in enumerate(bands) if b in ("vh", "hv")]
-    value = history[cross[0] if cross else 0] * (10 / np.log(10))
-    limit = -20.0 if cross else -15.0
-    known = np.isfinite(value)
-    wet = np.zeros(value.shape, bool)
-    if known.any():
-        middle = float(np.median(value[known]))
-        smooth = ndimage.median_filter(np.where(known, value, middle), side, mode="nearest")
-        cut = float(threshold_otsu(smooth)) if np.ptp(smooth) > 0 else -np.inf
-        dark, bright = smooth <= cut, smooth > cut
-        both = bool(dark.any() and bright.any())
-        two = both and float(np.median(smooth[bright]) - np.median(smooth[dark])) > apart_db
-        part = dark if two else np.ones(value.shape, bool)
-        if float(np.median(smooth[part])) < limit and roughness_db(history, chance, part) < even_db:
-            wet = part
+    wet = _even_dark(history, chance, bands, (apart_db, even_db), side)
     edge = ndimage.maximum_filter(wet, 2 * shore_px + 1) & ~ndimage.minimum_filter(wet, 2 * shore_px + 1)
     return wet, np.where(edge, SHORE, np.where(wet, WATER, LAND)).astype(np.int8)
+
+
+def water_band(bands: tuple[str, ...]) -> tuple[int, float]:
+    """Return the band that tells water from land best, and the level below which water lies, dB."""
+    cross = [i for i, b in enumerate(bands) if b in ("vh", "hv")]
+    return (cross[0], -20.0) if cross else (0, -15.0)
+
+
+def _even_dark(
+    history: Array, chance: Array, bands: tuple[str, ...], limits_db: tuple[float, float], side: int
+) -> Array:
+    """Return where a scene is dark and even, (y, x) bool: all of it, a part cut off by level, or nothing."""
+    from scipy import ndimage
+    from skimage.filters import threshold_otsu
+
+    band, limit = water_band(bands)
+    apart_db, even_db = limits_db
+    value = history[band] * (10 / np.log(10))
+    known: Array = np.asarray(np.isfinite(value))
+    if not known.any():
+        return known
+    smooth = ndimage.median_filter(np.where(known, value, np.median(value[known])), side, mode="nearest")
+    part = known
+    for _ in range(4):  # the darkest part may hold bare hills beside a corner of sea: cut again
+        if np.median(smooth[part]) < limit and roughness_db(history, chance, part) < even_db:
+            return np.asarray(part)
+        if np.ptp(smooth[part]) == 0:
+            break
+        dark = part & (smooth <= threshold_otsu(smooth[part]))
+        rest = known & ~dark
+        if dark.sum() < LEAST_PX or np.median(smooth[rest]) - np.median(smooth[dark]) < apart_db:
+            break
+        part = dark
+    return np.zeros_like(known)
+
+
+def shore_wet(stack: xr.Dataset, wet: Array, stratum: Array, *, apart_db: float = 3.0) -> Array:
+    """Tell for every date which pixels of the shore are under water, (time, pixel) 1, 0, NaN unknown.
+
+    Parameters
+    ----------
+    stack, wet, stratum : see :func:`surfaces_of`
+    apart_db : dates on which wind makes water as bright as land, to this, say nothing
+    """
+    from scipy.ndimage import uniform_filter
+
+    band, _ = water_band(tuple(map(str, stack.band.values)))
+    shore = stratum == SHORE
+    out = np.full((stack.sizes["time"], int(shore.sum())), np.nan, np.float32)
+    for t in range(len(out) if shore.any() else 0):
+        value = log_power(stack, t)[band]
+        levels = [
+            float(np.median(v)) if (v := value[part & np.isfinite(value)]).size else np.nan
+            for part in (wet & ~shore, ~wet & ~shore)
+        ]
+        if levels[1] - levels[0] > apart_db * np.log(10) / 10:
+            known = np.isfinite(value)
+            near = uniform_filter(np.where(known, value, np.mean(levels)), 3)[shore]
+            out[t] = np.where(known[shore], near < np.mean(levels), np.nan)
+    return out
 
 
 def roughness_db(history: Array, chance: Array, part: Array) -> float:

@@ -65,13 +65,18 @@ def statistics(power: Array, looks: Array, first: int, end: int) -> tuple[Array,
     delta : (band, n) ln of the ratio of the means
     fewest : (n,) usable dates on the side that has fewer
     """
-    w = np.where(np.isfinite(power), looks, 0)
-    wx = np.where(w > 0, power, 0) * w
-    used: Array = np.asarray((w > 0).all(axis=1))
+    w, wx, used = _weighed(power, looks)
     sides = slice(0, first), slice(first, end)
     (a, b), (u, v) = ([x[s].sum(axis=0) for s in sides] for x in (w, wx))
     stat, delta = _ratio(a, b, u, v)
     return stat, delta, np.minimum(*(used[s].sum(axis=0) for s in sides))
+
+
+def _weighed(power: Array, looks: Array) -> tuple[Array, Array, Array]:
+    """Return looks, power times looks, and the dates used; a date without some band is not."""
+    used: Array = np.asarray(np.isfinite(power).all(axis=1))
+    w = np.where(used[:, None], looks, 0).astype(np.float32)
+    return w, np.where(used[:, None], power, 0).astype(np.float32) * w, used
 
 
 def _ratio(a: Array, b: Array, u: Array, v: Array) -> tuple[Array, Array]:
@@ -97,9 +102,7 @@ def best_split(power: Array, looks: Array, *, min_side: int = 3, lengths: tuple[
     lengths : dates after the split that count; 0 = all of them, fewer find what was removed again
     """
     times, bands, n = power.shape
-    w = np.where(np.isfinite(power), looks, 0).astype(np.float32)
-    wx = np.where(w > 0, power, 0) * w
-    used: Array = np.asarray((w > 0).all(axis=1))
+    w, wx, used = _weighed(power, looks)
     cw, cx, cn = (_prefix(v) for v in (w, wx, used))
     best = np.full(n, -1, np.float32)
     index, length = np.full(n, -1, np.int16), np.zeros(n, np.int16)
@@ -131,8 +134,7 @@ def _prefix(values: Array) -> Array:
 def measure(split: Split, power: Array, looks: Array) -> Array:
     """Return the steps of other power at the splits already found, (band, n): that which was not cut."""
     t = np.arange(power.shape[0], dtype=np.int16)[:, None]
-    w = np.where(np.isfinite(power), looks, 0)
-    wx = np.where(w > 0, power, 0) * w
+    w, wx, _ = _weighed(power, looks)
     sides = (t < split.index, (t >= split.index) & (t < split.index + split.length))
     sums = [[np.einsum("tn,tbn->bn", s.astype(np.float32), v) for v in (w, wx)] for s in sides]
     delta = _ratio(sums[0][0], sums[1][0], sums[0][1], sums[1][1])[1]

@@ -17,6 +17,9 @@ Array = npt.NDArray[Any]
 BLOCK_PX = 11
 """Side of the blocks in which looks are counted."""
 
+APART_PX = 2
+"""Distance of the pixels whose difference counts looks: hardly alike in speckle, nearly always one field."""
+
 REACH_PX = 3
 """Lags up to which speckle of neighbors is correlated: the resampling of a product reaches no further."""
 
@@ -49,36 +52,51 @@ def variance_of_looks(looks: Array | float) -> Array:
     return np.asarray(polygamma(1, looks))
 
 
-def correlation(residual: Array, *, reach: int = REACH_PX, limit: float = 3.0) -> Array:
-    """Return the correlation of speckle by lag, (2·reach + 1, 2·reach + 1), 1 in the middle.
+def correlation(residual: Array, *, reach: int = REACH_PX, limit: float = 4.0) -> Array:
+    """Return the correlation of power by lag, (2·reach + 1, 2·reach + 1), 1 in the middle.
 
     Parameters
     ----------
     residual : (image, y, x) log power freed of fixed and of large patterns, NaN = not usable
     reach : largest lag
-    limit : residuals are cut at this many standard deviations, so that few strong changes do not count
-
-    Notes
-    -----
-    Lags that are not above the noise of the estimate, or below 0, count as 0: what is left must be a
-    correlation that adds variance to a mean.
+    limit : power is cut at this many standard deviations, so that few strong changes do not count
     """
-    value = np.nan_to_num(residual, nan=0.0).astype(np.float64)
     known = np.isfinite(residual)
     count = max(int(known.sum()), 1)
-    scale = np.sqrt((value**2).sum() / count)
-    value = np.clip(value, -limit * scale, limit * scale)
-    power = (value**2).sum() / count
+    value = np.where(known, np.exp(np.where(known, residual, 0)), 0)
+    mean = value.sum() / count
+    scale = np.sqrt((np.where(known, value - mean, 0) ** 2).sum() / count)
+    value = np.where(known, np.clip(value - mean, -limit * scale, limit * scale), 0)
+    power = max(float((value**2).sum()) / count, 1e-12)
     out = np.zeros((2 * reach + 1, 2 * reach + 1))
     height, width = residual.shape[-2:]
     for dy in range(reach + 1):
         for dx in range(-reach, reach + 1):
             here = (..., slice(0, height - dy), slice(max(-dx, 0), width - max(dx, 0)))
             there = (..., slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
-            pairs = float((known[here] & known[there]).sum())
-            rho = float((value[here] * value[there]).sum()) / max(pairs * power, 1e-12)
-            rho = 1.0 if dy == dx == 0 else (min(rho, 0.99) if rho > 4 / np.sqrt(max(pairs, 1)) else 0.0)
+            pairs = max(int((known[here] & known[there]).sum()), 1)
+            rho = float((value[here] * value[there]).sum()) / (pairs * power)
             out[reach + dy, reach + dx] = out[reach - dy, reach - dx] = rho
+    return out
+
+
+def settled(rho: Array, count: int) -> Array:
+    """Return a mean of correlations freed of what is not speckle.
+
+    What even the farthest lags share is ground that changed, and is taken off. Lags that are not above the
+    noise of the estimate, or below 0, count as 0: what is left adds variance to a mean.
+
+    Parameters
+    ----------
+    rho : mean over images of :func:`correlation`
+    count : pixels of all images
+    """
+    rim = np.ones_like(rho, bool)
+    rim[1:-1, 1:-1] = False
+    wide = float(np.clip(rho[rim].mean(), 0, 0.9))
+    out = np.clip((rho - wide) / (1 - wide), 0, 0.99)
+    out[out < 4 / np.sqrt(max(count, 1))] = 0
+    out[rho.shape[0] // 2, rho.shape[1] // 2] = 1
     return out
 
 
@@ -132,36 +150,49 @@ def multilook(power: Array) -> tuple[Array, Array]:
 
 
 def block_variances(residual: Array, *, side: int = BLOCK_PX, share: float = 0.6) -> Array:
-    """Return the variance inside blocks, (..., block), NaN where too few pixels are usable.
+    """Return half of the mean squared difference of pixels two apart, in blocks, (..., block).
 
     Parameters
     ----------
     residual : (..., y, x), NaN = not usable
     side : of a block, pixels
-    share : of its pixels that must be usable
+    share : of its pixels that must be usable; NaN where fewer are
     """
-    rows, columns = (s // side for s in residual.shape[-2:])
-    part = residual[..., : rows * side, : columns * side]
-    part = part.reshape(*part.shape[:-2], rows, side, columns, side)
-    known = np.isfinite(part)
-    n = known.sum(axis=(-3, -1))
-    value = np.where(known, part, 0).astype(np.float64)
-    mean = value.sum(axis=(-3, -1)) / np.maximum(n, 1)
-    square = (value**2).sum(axis=(-3, -1)) / np.maximum(n, 1)
-    out = np.where(n >= share * side * side, square - mean**2, np.nan)
-    return out.reshape(*out.shape[:-2], -1)
+    size = residual.shape[-2:]
+    down = residual[..., APART_PX:, :] - residual[..., :-APART_PX, :]
+    across = residual[..., APART_PX:] - residual[..., :-APART_PX]
+    found = [_block_sums(d * d / 2, (size[0], size[1]), side) for d in (down, across)]
+    total, count = (a + b for a, b in zip(*found, strict=True))
+    return np.where(count >= share * 2 * side * side, total / np.maximum(count, 1), np.nan)
+
+
+def _block_sums(values: Array, shape: tuple[int, int], side: int) -> tuple[Array, Array]:
+    """Return sums and counts of what is finite in the blocks of an image of a shape, (..., block)."""
+    rows, columns = (s // side for s in shape)
+    known = np.isfinite(values)
+    out = []
+    for part in (np.where(known, values, 0), known):
+        full = np.zeros((*values.shape[:-2], rows * side, columns * side))
+        part = part[..., : rows * side, : columns * side]
+        full[..., : part.shape[-2], : part.shape[-1]] = part
+        full = full.reshape(*full.shape[:-2], rows, side, columns, side)
+        out.append(full.sum(axis=(-3, -1)).reshape(*values.shape[:-2], -1))
+    return out[0], out[1]
 
 
 def block_shrinkage(rho: Array, *, side: int = BLOCK_PX) -> tuple[float, float]:
-    """Return by how much the variance inside a block falls short of the variance, and its degrees of freedom.
+    """Return :func:`block_variances` in units of the variance, and its degrees of freedom.
 
     Parameters
     ----------
     rho : correlation by lag
     side : of a block, pixels
     """
-    rows, columns = np.mgrid[:side, :side]
-    return 1 - mean_factor(rows.ravel(), columns.ravel(), rho), side * side / float((rho**2).sum())
+    middle = rho.shape[0] // 2
+    reach = min(APART_PX, middle)
+    apart = [rho[middle + reach, middle], rho[middle, middle + reach]] if reach == APART_PX else [0.0, 0.0]
+    # both directions and neighbors two apart share pixels: two thirds of the pixels count
+    return 1 - float(np.mean(apart)), side * side / 1.5 / float((rho**2).sum())
 
 
 def looks_in(variances: Array, rho: Array, dates: int) -> tuple[float, float]:
@@ -170,8 +201,8 @@ def looks_in(variances: Array, rho: Array, dates: int) -> tuple[float, float]:
     Parameters
     ----------
     variances : (n,) from :func:`block_variances` of log power less the mean over ``dates`` dates of each
-        pixel: what is fixed on the ground, however rough, is gone, and the median leaves out the blocks in
-        which the ground changed
+        pixel: what is fixed on the ground, however rough, is gone; what changes in fields is gone with the
+        difference of neighbors but at their edges; the median leaves out the blocks with many of those
     rho : correlation by lag
     dates : how many
 
@@ -308,14 +339,15 @@ def speckle_field(
     wrapped = np.zeros(shape)
     lags = np.arange(-reach, reach + 1)
     wrapped[np.ix_(lags, lags)] = rho
-    gain = np.sqrt(np.maximum(np.fft.fft2(wrapped).real, 0))
-    gain /= np.sqrt((gain**2).mean())
-    grid = np.linspace(-6, 6, 401)
-    quantiles = {n: gammaincinv(n, ndtr(grid)) / n for n in np.unique(looks).tolist()}
+    gain = np.sqrt(np.maximum(np.fft.rfft2(wrapped).real, 0))
+    gain /= np.sqrt((np.abs(np.fft.irfft2(gain, shape)) ** 2).sum())
+    grid = np.linspace(-6, 6, 4001)
+    known = {n: np.asarray(gammaincinv(n, ndtr(grid)) / n, np.float32) for n in np.unique(looks).tolist()}
     out = np.empty((*looks.shape, *shape), np.float32)
     for at in np.ndindex(looks.shape):
-        normal = np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) * gain).real
-        field = np.interp(normal, grid, quantiles[float(looks[at])])
+        normal = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * gain, shape)
+        place = ((normal + 6) * ((grid.size - 1) / 12) + 0.5).astype(np.intp)
+        field = known[float(looks[at])][np.clip(place, 0, grid.size - 1)]
         if unrest[at] > 0:
             smooth = gaussian_filter(rng.standard_normal(shape), 3.0, mode="wrap")
             field = field * np.exp(np.sqrt(unrest[at]) * smooth / smooth.std())
