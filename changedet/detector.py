@@ -31,11 +31,14 @@ __all__ = [
     "Options",
     "evidence",
     "fit",
+    "in_null_units",
+    "judge",
     "objects",
     "restless_level",
     "row_candidates",
     "scan",
     "seed_level",
+    "steps",
     "tile_count",
 ]
 
@@ -299,24 +302,35 @@ def scan(stack: xr.Dataset, model: Fitted, *, threads: int = 1, tick: Tick | Non
 
     def work(tile: Tile) -> None:
         found = evidence(model, *read_window(stack, tile.outer), tile.outer)
-        fields = (*pool(found, model.pool_px), found.residual, found.weight)
-        inner = [a[(..., *tile.trim)] for a in fields]
-        times, bands, height, width = inner[0].shape
-        pooled, pooled_weight, residual, weight = (a.reshape(times, bands, -1) for a in inner)
-        step = breaks.best_step(pooled, pooled_weight, model.whiten, lengths=LENGTHS)
-        step = breaks.measure(step, residual, weight)
-        score[tile.inner] = step.score.reshape(height, width)
-        index[tile.inner] = step.index.reshape(height, width)
-        delta[(slice(None), *tile.inner)] = step.delta.reshape(bands, height, width)
+        step = steps(found, model, tile.trim)
+        score[tile.inner], index[tile.inner] = step.score, step.index
+        delta[(slice(None), *tile.inner)] = step.delta
         stratum[tile.inner] = found.stratum[tile.trim]
 
     map_tiles(work, list(windows(shape, TILE_PX, halo_px=model.halo_px)), threads=threads, tick=tick)
     nulls = tuple(breaks.null_scale(score[stratum == s]) for s in range(len(mask.STRATA)))
-    z = np.full(shape, np.nan, np.float32)
+    return Maps(in_null_units(score, stratum, nulls), index, delta, stratum, nulls)
+
+
+def steps(found: Evidence, model: Model, trim: Window) -> breaks.Step:
+    """Return the best step of every pixel of a window without its halo, as (y, x) and (band, y, x)."""
+    fields = (*pool(found, model.pool_px), found.residual, found.weight)
+    inner = [a[(..., *trim)] for a in fields]
+    times, bands, height, width = inner[0].shape
+    pooled, pooled_weight, residual, weight = (a.reshape(times, bands, -1) for a in inner)
+    step = breaks.best_step(pooled, pooled_weight, model.whiten, lengths=LENGTHS)
+    step = breaks.measure(step, residual, weight)
+    score, index, length = (a.reshape(height, width) for a in (step.score, step.index, step.length))
+    return breaks.Step(score, index, length, step.delta.reshape(bands, height, width))
+
+
+def in_null_units(score: Array, stratum: Array, nulls: tuple[breaks.NullScale | None, ...]) -> Array:
+    """Return scores in units of their stratum's null noise, (y, x) float32, NaN where it has no null."""
+    z = np.full(score.shape, np.nan, np.float32)
     for s, null in enumerate(nulls):
         if null is not None:
             z[stratum == s] = null.z(score[stratum == s])
-    return Maps(z, index, delta, stratum, nulls)
+    return z
 
 
 @dataclass(frozen=True)
@@ -349,11 +363,11 @@ def objects(
     seed = seed_level(maps, model.options.seed_z, alpha)
     found = []
     for candidate in track.candidates(maps.z, maps.delta, seed, growth):
-        found.append(_judge(stack, model, maps, candidate, rules))
+        found.append(judge(stack, model, maps, candidate, rules))
         if tick is not None:
             tick(1)
     for candidate in row_candidates(maps, found, seed, (growth, rows), Grid.of(stack).gsd_m):
-        more = _judge(stack, model, maps, candidate, rules)
+        more = judge(stack, model, maps, candidate, rules)
         if more.verdict.status is not None:
             found = [o for o in found if not _overlap(o.candidate, candidate)]
             found.append(replace(more, by_row=True))
@@ -420,7 +434,7 @@ def _around(candidate: track.Candidate, shape: tuple[int, ...]) -> tuple[Array, 
     return rows, np.clip(candidate.columns + dx, 0, shape[1] - 1)
 
 
-def _judge(
+def judge(
     stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence
 ) -> Object:
     """Date and judge one candidate from the evidence of its own window."""

@@ -232,10 +232,8 @@ def test_addresses_and_virtual_paths_are_refused(pair, tmp_path):
         refused(call("diff", pair[0], path, "-o", tmp_path / "out"), "is not a local file")
 
 
-@pytest.mark.parametrize("command", ["sensitivity", "update"])
-def test_what_is_not_there_yet_says_so(command, pair, tmp_path):
-    args = (pair[0], "-o", tmp_path / "out") if command == "sensitivity" else (tmp_path, pair[0])
-    refused(call(command, *args), "not available yet")
+def test_what_is_not_there_yet_says_so(pair, tmp_path):
+    refused(call("update", tmp_path, pair[0]), "not available yet")
     assert not (tmp_path / "out").exists()
 
 

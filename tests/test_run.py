@@ -431,10 +431,13 @@ def test_columns_that_are_not_computed_are_null_and_the_others_are_not(finished)
     found = result.structures
     names = {c.name for c in columns.STRUCTURES}
     told = record_of(out)["not_computed"]
-    assert told == NOT_COMPUTED and all(isinstance(why, str) and why for why in told.values())
-    for name in names & set(told):
+    assert NOT_COMPUTED.items() <= told.items() and set(told) - set(NOT_COMPUTED) <= {"min_detectable_m2"}
+    assert all(isinstance(why, str) and why for why in told.values())
+    sizes = record_of(out)["min_detectable_m2"]
+    assert found["min_detectable_m2"].equals(found["over"].map(sizes).astype(float)) and sizes
+    for name in names & set(NOT_COMPUTED):
         assert found[name].isna().all(), name
-    for name in names - set(told) - {"confirmed"}:
+    for name in names - set(told) - {"confirmed", "min_detectable_m2"}:
         assert found[name].notna().all(), name
 
 

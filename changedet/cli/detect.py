@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from changedet.findings import Findings
 
 MOST_ROWS = 40
+_EMITTED = ("counts", "min_detectable_m2", "warnings", "timings")
 _SHOWN = ("id", "kind", "status", "last_absent", "first_seen", "area_m2", "over", "confidence")
 
 Finished = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of an earlier run.")]
@@ -78,7 +80,7 @@ def run(
 
 def _tell(findings: Findings, out: Path) -> None:
     """Print what was found."""
-    from changedet.steps.report import headline
+    from changedet.steps.report import headline, limit
 
     record = findings.record
     warn(record.get("warnings", ()))
@@ -86,13 +88,15 @@ def _tell(findings: Findings, out: Path) -> None:
     if skipped:
         say(table(("skipped scene", "why"), ((s["id"], s.get("why")) for s in skipped)))
     say(headline(findings))
+    if len(findings.structures):
+        say(limit(record))
     rows = findings.structures[[c for c in _SHOWN if c in findings.structures]]
     if len(rows):
         say(table(rows.columns, rows.head(MOST_ROWS).itertuples(index=False)))
     if len(rows) > MOST_ROWS:
         say(f"and {len(rows) - MOST_ROWS} more")
     say(f"results in {out}; open {out / 'report.html'}")
-    emit({"out": str(out), **{k: record[k] for k in ("counts", "warnings", "timings") if k in record}})
+    emit({"out": str(out), **{k: record[k] for k in _EMITTED if k in record}})
 
 
 def demo(
@@ -141,11 +145,60 @@ def sensitivity(
     scenes: option.Scenes,
     out: option.Out,
     *,
+    site: option.SiteName = None,
+    aoi: option.Aoi = None,
+    since: option.Since = None,
+    until: option.Until = None,
+    bands: option.Bands = None,
+    band_names: option.BandNames = None,
+    date: option.Date = None,
+    warp: option.Warp = False,
+    min_area: option.MinArea = None,
+    alpha: option.Alpha = None,
+    plan: option.PlanFile = None,
+    set_: option.Set = None,
+    workers: option.Workers = None,
+    memory: option.Memory = None,
+    outputs: option.Outputs = None,
+    compress: option.Compress = None,
+    overwrite: option.Overwrite = False,
+    json: option.Json = False,
     quiet: option.Quiet = False,
     verbose: option.Verbose = 0,
 ) -> None:
-    """Which sizes would have been found, where (not available yet)."""
-    raise InputError("sensitivity is not available yet in this version; nothing was computed or written")
+    """Say which sizes of structure would have been found, and where.
+
+    Puts structures into the scenes and runs the main job on them, in rounds (--set sensitivity.rounds=20).
+    Writes recovery.csv, min_detectable.tif, recovery.png, run.json and plan.toml.
+    """
+    given = locals()
+    from changedet.sensitivity import measure
+
+    chosen, where, names = option.make_plan(given), option.site_of(site), option.names_of(outputs)
+    how: dict[str, Any] = {"site": where, "aoi": option.area_of(where, aoi), "overwrite": overwrite}
+    how |= {"outputs": names and tuple(names), "notes": {"command": command_line()}}
+    with bars() as progress:
+        result = measure(scenes, out, chosen, progress=progress, **how)
+    record = result.record
+    warn(record["warnings"])
+    said = record["sensitivity"]
+    say(
+        table(
+            ("over", "material", f"{said['target']:.0%} from m²", "90 % interval", "found", "why not"),
+            _sizes(said),
+        )
+    )
+    say(f"{said['structures']} structures put in, in {said['rounds']} rounds; results in {out}")
+    emit({"out": str(out), **{k: record[k] for k in ("sensitivity", *_EMITTED) if k in record}})
+
+
+def _sizes(said: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    """Yield rows of the smallest sizes: place, material, size, interval, found, why not."""
+    for place, own in said["strata"].items():
+        for material, one in {said["material"]: own, **own["other_materials"]}.items():
+            low, high = (("?" if v is None else f"{v:g}") for v in (one["low_m2"], one["high_m2"]))
+            found = f"{one['recovered']} of {one['n']}"
+            yield place, material, one["m2"], f"{low} to {high}", found, one.get("why")
 
 
 def update(

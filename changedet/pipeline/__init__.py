@@ -10,6 +10,7 @@ from changedet.pipeline._options import (
     DiffOptions,
     ReadOptions,
     RunOptions,
+    SensitivityOptions,
     WriteOptions,
 )
 from changedet.pipeline.plan import STEPS, Plan
@@ -21,5 +22,6 @@ __all__ = [
     "Plan",
     "ReadOptions",
     "RunOptions",
+    "SensitivityOptions",
     "WriteOptions",
 ]

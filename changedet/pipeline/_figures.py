@@ -13,6 +13,7 @@ from changedet.io.files import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from changedet.pipeline._recovery import Curve
     from changedet.steps.align import Registration
     from changedet.steps.normalize import Normalization
 
@@ -217,3 +218,68 @@ def _scatter(axes: Any, row: Mapping[str, Any], one: Normalization, k: int) -> N
     else:
         words = "left as it is"
     axes.set_title(f"{row['band']}: {words}\n{row['n']} pixels", fontsize="small", loc="left")
+
+
+# ------------------------------------------------------------------------------------------------ recovery
+
+
+def recovery_figure(said: Mapping[str, Any], curves: Mapping[str, Curve | None]) -> Figure:
+    """Draw the share of structures found against their size, a panel a stratum.
+
+    Parameters
+    ----------
+    said : entry ``sensitivity`` of ``run.json``
+    curves : fitted curve of each stratum, None where too few structures say anything
+    """
+    strata = said["strata"]
+    figure, axes = _figure(1, max(len(strata), 1), (3.6 * max(len(strata), 1), 3.4))
+    for at, (name, own) in zip(axes[0], strata.items(), strict=False):
+        _recovery(at, name, own, said, curves.get(name))
+    axes[0][0].set_ylabel("share found")
+    drawn: Figure = figure
+    material = str(said["material"]).replace("_", " ")
+    drawn.suptitle(
+        f"{said['structures']} structures put into the scenes; points: {material}, 95 %", fontsize=9
+    )
+    return drawn
+
+
+def _recovery(
+    axes: Any, name: str, own: Mapping[str, Any], said: Mapping[str, Any], curve: Curve | None
+) -> None:
+    """Draw one stratum: rates with intervals, the curve, other materials, the smallest size."""
+    rows = own["by_size"]
+    if rows:
+        size, rate = (
+            np.array(v, float)
+            for v in zip(*((r["size_m2"], r["recovered"] / r["n"]) for r in rows), strict=True)
+        )
+        ends = np.array([(r["rate_low"], r["rate_high"]) for r in rows]).T
+        bars = np.maximum([rate - ends[0], ends[1] - rate], 0)
+        axes.errorbar(
+            size, rate, bars, fmt="o", color="#1a365d", markersize=4, capsize=2, label=said["material"]
+        )
+        if curve is not None:
+            at = np.geomspace(size.min(), size.max(), 100)
+            axes.plot(at, curve.rate(at), color="#1a365d", linewidth=1)
+    for (material, other), style in zip(
+        own.get("other_materials", {}).items(), (":", "--", "-."), strict=False
+    ):
+        line = [(r["size_m2"], r["recovered"] / r["n"]) for r in other["by_size"]]
+        if line:
+            axes.plot(
+                *zip(*line, strict=True), style, color=_OTHER, linewidth=1, label=material.replace("_", " ")
+            )
+    axes.axhline(said["target"], color="gray", linewidth=0.6)
+    found = own["m2"]
+    if found is not None:
+        axes.axvline(found, color="#c53030", linewidth=0.8)
+    words = (
+        f"{said['target']:.0%} from {found:g} m²"
+        if found is not None
+        else f"{said['target']:.0%} not reached"
+    )
+    axes.set_title(f"{name}: {words}", fontsize="medium", loc="left")
+    axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="area, m²")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="x-small", frameon=False, loc="lower right")

@@ -122,3 +122,55 @@ class DiffOptions:
     method: str = "auto"
     align: bool | None = None
     threshold: str | float = "auto"
+
+
+Material = Literal["concrete", "earth_fill", "steel", "painted_steel", "timber"]
+"""What structures are made of, see :data:`changedet.simulate.MATERIALS`."""
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """How structures are put into the scenes to see which would have been found.
+
+    Parameters
+    ----------
+    quick : let ``run`` put some in and state the smallest size that is found
+    quick_count : structures that ``run`` puts in a stratum (water, shore, land), at most
+    target : share of the structures of a size that must be found
+    reference : material for which the smallest size is stated
+    materials : others that ``sensitivity`` tries
+    sides_m : square roots of the areas tried; none = from 0.7 to 12 pixels
+    sizes : how many sizes, where sides_m is none
+    dates : how many dates on which structures begin
+    rounds : times that ``sensitivity`` runs the whole pipeline
+    per_round : structures a round, at most
+    density : share of the pixels that structures may cover in a round
+    psf_fwhm_px : width of the blur beyond the pixel; none = typical of the pixel size
+    """
+
+    quick: bool = True
+    quick_count: int = 28
+    target: float = 0.9
+    reference: Material = "concrete"
+    materials: tuple[Material, ...] = ("earth_fill", "steel")
+    sides_m: tuple[float, ...] | None = None
+    sizes: int = 7
+    dates: int = 3
+    rounds: int = 20
+    per_round: int = 40
+    density: float = 0.005
+    psf_fwhm_px: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        if not 0 < self.target < 1:
+            raise SettingError(f"sensitivity.target is {self.target}; wanted a share, such as 0.9")
+        if self.sides_m is not None and not all(s > 0 for s in self.sides_m):
+            raise SettingError(f"sensitivity.sides_m is {self.sides_m}; wanted lengths in m above 0")
+        if not 0 < self.density < 1:
+            raise SettingError(f"sensitivity.density is {self.density}; wanted a share, such as 0.005")
+        if self.psf_fwhm_px is not None and not 0 <= self.psf_fwhm_px <= 10:
+            raise SettingError(f"sensitivity.psf_fwhm_px is {self.psf_fwhm_px}; wanted 0 to 10")
+        for name in ("quick_count", "sizes", "dates", "rounds", "per_round"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"sensitivity.{name} is {getattr(self, name)}; wanted 1 or more")

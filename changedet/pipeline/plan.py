@@ -23,6 +23,7 @@ from changedet.pipeline._options import (
     DiffOptions,
     ReadOptions,
     RunOptions,
+    SensitivityOptions,
     WriteOptions,
 )
 from changedet.pipeline._settings import Declarer, Section, Setting, declared
@@ -52,6 +53,7 @@ STEPS: Mapping[str, Section] = {
     "classify": Section((classify.Rules,)),
     "bridge": Section((bridge.Rules,)),
     "report": Section((report.report_html,)),
+    "sensitivity": Section((SensitivityOptions,)),
     "diff": Section((DiffOptions,)),
     "difference": Section(methods=difference.METHODS),
     "threshold": Section((threshold.threshold,), methods={**threshold.METHODS, **threshold.STATISTICS}),

@@ -20,13 +20,13 @@ from changedet.grid import Grid
 from changedet.io.files import write_json, write_text
 from changedet.io.products import between, find_scenes
 from changedet.io.stack import open_stack, scene_sha256
-from changedet.pipeline import _assemble
+from changedet.pipeline import _assemble, _quick
 from changedet.pipeline._files import FILES, redraw, write
-from changedet.pipeline._options import ReadOptions
+from changedet.pipeline._options import ReadOptions, SensitivityOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
 from changedet.scenes import UNUSABLE, Scene
-from changedet.steps import aggregate, align, breaks, bridge, normalize, report, track
+from changedet.steps import aggregate, align, breaks, bridge, mask, normalize, report, track
 
 __all__ = ["FILES", "Result", "detect", "redraw", "run"]
 
@@ -45,7 +45,6 @@ NOT_COMPUTED = {
     "kind_p": "probabilities of kinds are not available in this version",
     "confidence": "calibration of confidence is not available in this version",
     "p_value": "calibrated p-values are not available in this version",
-    "min_detectable_m2": "needs injection and recovery, which is not available in this version",
     "axis": "assignment to bridge axes is not available in this version",
     "chainage_m": "assignment to bridge axes is not available in this version",
     "row": "rows of piers are not available in this version",
@@ -123,33 +122,57 @@ def detect(
 
 def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, progress: Progress) -> Result:
     """Do the work of :func:`detect`, with the time of each stage taken."""
-    usable, refused = _usable_scenes(stack)
-    if usable.sizes["time"] < MIN_SCENES:
-        raise TooFewScenesError(
-            f"{usable.sizes['time']} of {stack.sizes['time']} scenes are usable; wanted {MIN_SCENES}: "
-            "four before and three after what is looked for; give more, or use `changedet diff` for two"
-        )
-    progress("align", 0, 1)
-    with clock("align"):
-        moved = align.align(usable, **plan.keywords(align.align))
-    progress("align", 1, 1)
-    with clock("normalize"):
-        ready = normalize.normalize(moved, **plan.keywords(normalize.normalize))
-    objects = _objects(ready, plan, clock, progress)
+    usable, refused = usable_scenes(stack)
+    ready = prepare(usable, plan, clock, progress)
+    objects = search(ready, plan, clock, progress)
+    with clock("sensitivity"):
+        smallest = _smallest(objects, plan, progress)
     with clock("describe"):
         axes = None if site is None or not objects.grid.georeferenced else site.axes_frame(objects.grid.crs)
         record = {
-            "scenes": [*_scene_facts(objects), *refused],
+            "scenes": [*scene_facts(objects), *refused],
             "grid": grid_record(Grid.of(objects.native)),
-            "not_computed": dict(NOT_COMPUTED),
+            "null": _nulls(objects.maps),
+            "not_computed": NOT_COMPUTED | smallest.pop("not_computed", {}),
+            **smallest,
         }
         found = _assemble.findings(objects, min_area_m2=plan.min_area_m2, axes=axes, record=record)
+        sizes = smallest.get("min_detectable_m2", {})
+        found.structures["min_detectable_m2"] = found.structures["over"].map(sizes).astype("float64")
         record |= {"self_tests": _self_tests(found, site), "counts": _counts(found, objects)}
     fields = {name: getattr(found, name) for name in Findings.__dataclass_fields__}
     return Result(**fields, stack=ready)
 
 
-def _objects(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
+def prepare(usable: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> xr.Dataset:
+    """Align and normalize usable scenes."""
+    progress("align", 0, 1)
+    with clock("align"):
+        moved = align.align(usable, **plan.keywords(align.align))
+    progress("align", 1, 1)
+    with clock("normalize"):
+        return normalize.normalize(moved, **plan.keywords(normalize.normalize))
+
+
+def _smallest(found: _assemble.Detection, plan: Plan, progress: Progress) -> dict[str, Any]:
+    """Return what ``run.json`` says of the smallest size that would have been found, or why nothing."""
+    why = ""
+    if not plan.record(SensitivityOptions).quick:
+        why = "switched off by sensitivity.quick"
+    elif not isinstance(found.model, detector.Model):
+        why = "structures are put into scenes of light only in this version"
+    if why:
+        return {"not_computed": {"min_detectable_m2": why}}
+    tried = _quick.estimate(found, plan, progress=progress)
+    sizes = _quick.known_sizes(tried)
+    if len(sizes) < len(tried["strata"]) or not sizes:
+        reasons = (f"{place}: {one['why']}" for place, one in tried["strata"].items() if place not in sizes)
+        why = "; ".join(reasons) or "there is no place to put structures in"
+    out = {"sensitivity": tried, "min_detectable_m2": sizes}
+    return out | ({"not_computed": {"min_detectable_m2": why}} if why else {})
+
+
+def search(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
     """Run the detector."""
     options = plan.record(detector.Options)
     threads = int(plan.section("compute")["workers"] or 1)
@@ -186,8 +209,14 @@ def _ticker(stage: str, total: int | None, progress: Progress) -> Any:
     return tick
 
 
-def _usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]:
-    """Leave out scenes that say nothing; return the rest and a record of those left out."""
+def usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]:
+    """Leave out scenes that say nothing; return the rest and a record of those left out.
+
+    Raises
+    ------
+    TooFewScenesError
+        Fewer than seven are left.
+    """
     share, repaired = _shares(stack)
     stack = stack.assign_coords(mask_repaired=("time", repaired))
     fine = share >= LEAST_USABLE
@@ -200,6 +229,11 @@ def _usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]
         }
         for t in np.flatnonzero(~fine)
     ]
+    if fine.sum() < MIN_SCENES:
+        raise TooFewScenesError(
+            f"{fine.sum()} of {fine.size} scenes are usable; wanted {MIN_SCENES}: "
+            "four before and three after what is looked for; give more, or use `changedet diff` for two"
+        )
     return stack.isel(time=np.flatnonzero(fine)), refused
 
 
@@ -220,7 +254,7 @@ def _identity(stack: xr.Dataset, t: int) -> dict[str, Any]:
     }
 
 
-def _scene_facts(found: _assemble.Detection) -> list[dict[str, Any]]:
+def scene_facts(found: _assemble.Detection) -> list[dict[str, Any]]:
     """Return what is known of each scene that was used."""
     stack, setting = found.stack, found.model.setting
     facts = []
@@ -241,6 +275,12 @@ def _scene_facts(found: _assemble.Detection) -> list[dict[str, Any]]:
             }
         )
     return facts
+
+
+def _nulls(maps: detector.Maps) -> dict[str, Any]:
+    """Return the null of each stratum: what evidence is where nothing was built."""
+    known = zip(mask.STRATA, maps.nulls, strict=True)
+    return {name: {k: round(float(v), 4) for k, v in vars(null).items()} for name, null in known if null}
 
 
 def _counts(found: Findings, objects: _assemble.Detection) -> dict[str, int]:
@@ -324,15 +364,15 @@ def run(
     area = aoi if aoi is not None or site is None else site.aoi
     with staged(Path(out), names=FILES, overwrite=overwrite) as stage:
         with clock("recognise"):
-            scenes, others = _scenes(inputs, how)
+            scenes, others = scenes_of(inputs, how)
         tell("read", 0, 1)
         with clock("read"):
             stack = open_stack(scenes, aoi=area, bands=how.bands, warp=how.warp)
         tell("read", 1, 1)
         found = _detect(stack, site, plan, clock, tell)
         with clock("checksums"):
-            _add_files(found.record, scenes, others)
-        found.record.update(_head(plan, clock), **(notes or {}))
+            add_files(found.record, scenes, others)
+        found.record.update(head(plan, clock), **(notes or {}))
         _refuse_failed(found.record, strict)
         _finish(stage, found, outputs, plan, site, clock)
         tell("write", 1, 1)
@@ -350,13 +390,13 @@ def _finish(stage: Path, found: Result, outputs: Any, plan: Plan, site: Site | N
     write_json(stage / "run.json", found.record)
 
 
-def _head(plan: Plan, clock: Clock) -> dict[str, Any]:
+def head(plan: Plan, clock: Clock, command: str = "changedet run") -> dict[str, Any]:
     """Return the entries of ``run.json`` that do not depend on what was found."""
     from changedet import __version__
 
     return {
         "version": __version__,
-        "command": "changedet run",
+        "command": command,
         "plan": plan.to_dict(),
         "warnings": [],
         "timings": clock.timings,
@@ -371,7 +411,7 @@ def _known_outputs(outputs: tuple[str, ...] | None) -> None:
         raise InputError(f"run writes no {', '.join(unknown)}; it writes {', '.join((*FILES, 'run.json'))}")
 
 
-def _scenes(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene], list[dict[str, Any]]]:
+def scenes_of(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene], list[dict[str, Any]]]:
     """Find the scenes; of SAR groups (orbits, bursts) only the largest is used, as they must not be mixed."""
     scenes = find_scenes(list(inputs), date=how.date, band_names=how.band_names)
     scenes = between(scenes, how.since, how.until) if how.since or how.until else scenes
@@ -402,7 +442,7 @@ def _scenes(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene]
     return [s for s in scenes if s.group == chosen], others
 
 
-def _add_files(record: dict[str, Any], scenes: list[Scene], others: list[dict[str, Any]]) -> None:
+def add_files(record: dict[str, Any], scenes: list[Scene], others: list[dict[str, Any]]) -> None:
     """Add path and checksum to every scene of the record, and the scenes that were left aside."""
     by_id = {s.id: s for s in scenes}
     for entry in record["scenes"]:

@@ -153,19 +153,34 @@ def render_structure(
             f"image {image.shape}, coverage {coverage.shape} and spectrum {values.shape} do not fit: "
             "wanted (band, y, x), (y, x) and (band,)"
         )
-    out = np.array(image, dtype=np.float32)
+    share = structure_share(coverage, psf_fwhm_px, shift_px)
+    return np.asarray(image + share * (values[:, None, None] - image), dtype=np.float32)
+
+
+def structure_share(coverage: Array, psf_fwhm_px: float, shift_px: tuple[float, float] = (0.0, 0.0)) -> Array:
+    """Share that a footprint has of what every pixel sees, through the sensor's blur.
+
+    Parameters
+    ----------
+    coverage, psf_fwhm_px, shift_px : as of `render_structure`
+
+    Returns
+    -------
+    (y, x) float32 array, 0 far from the footprint; its sum is that of `coverage`
+    """
+    out = np.zeros(coverage.shape, dtype=np.float32)
     where = _support(coverage, int(np.ceil(4 * psf_fwhm_px / _FWHM + max(map(abs, shift_px)) + 3)))
     if where is None:
         return out
     (rows, cols), padded = where
     share = blur_and_shift(padded, psf_fwhm_px, shift_px)
+    height, width = coverage.shape
     inside = (
-        slice(max(rows.start, 0), min(rows.stop, out.shape[1])),
-        slice(max(cols.start, 0), min(cols.stop, out.shape[2])),
+        slice(max(rows.start, 0), min(rows.stop, height)),
+        slice(max(cols.start, 0), min(cols.stop, width)),
     )
     share = share[inside[0].start - rows.start :, inside[1].start - cols.start :]
-    share = share[: inside[0].stop - inside[0].start, : inside[1].stop - inside[1].start]
-    out[:, *inside] += share * (values[:, None, None] - out[:, *inside])
+    out[inside] = share[: inside[0].stop - inside[0].start, : inside[1].stop - inside[1].start]
     return out
 
 

@@ -51,9 +51,26 @@ _TABLE: dict[str, tuple[float, ...]] = {
     "skylight":         (0.420, 0.330, 0.270, 0.240, 0.200, 0.130, 0.100),
 }  # fmt: skip
 
+CENTER_NM = {
+    "coastal": 443, "blue": 490, "green": 560, "red": 665, "rededge1": 705, "rededge2": 740, "rededge3": 783,
+    "nir": 842, "nir08": 865, "nir09": 945, "swir16": 1610, "swir22": 2200,
+}  # fmt: skip
+"""Middle of a band of each common name, nm (typical); `pan` is the mean of the visible ones."""
+
 MATERIALS = ("concrete", "earth_fill", "steel", "painted_steel", "timber")
 
 
 def spectrum(name: str, bands: tuple[str, ...]) -> Array:
     """`(band,)` float32 values of a material, in the order of `bands`."""
     return np.array([_TABLE[name][BANDS.index(band)] for band in bands], dtype=np.float32)
+
+
+def reflectance(name: str, bands: tuple[str, ...]) -> Array:
+    """`(band,)` float32 reflectance of a material in bands of any name, between those known by wavelength.
+
+    NaN where the wavelength of a band is not known by its name.
+    """
+    known = [CENTER_NM[band] for band in BANDS]
+    values = {b: float(np.interp(nm, known, _TABLE[name])) for b, nm in CENTER_NM.items()}
+    values["pan"] = float(np.mean([values[b] for b in ("blue", "green", "red")]))
+    return np.array([values.get(band, np.nan) for band in bands], dtype=np.float32)

@@ -282,8 +282,24 @@ def limit(record: Mapping[str, Any]) -> str:
     if isinstance(size, Mapping):
         parts = [f"{significant(float(v))} m² {place(k)}".strip() for k, v in size.items() if known(v)]
         if parts:
-            return f"Structures smaller than {listing(parts)} could have been missed."
+            return _found_share(record, listing(parts))
     elif known(size):
         return f"Structures smaller than {significant(float(str(size)))} m² could have been missed."
     why = (record.get("not_computed") or {}).get("min_detectable_m2")
     return "The minimum detectable size was not computed" + (f": {why}." if why else ".")
+
+
+def _found_share(record: Mapping[str, Any], sizes: str) -> str:
+    """Say what share of structures of some sizes would have been found, where that was tried."""
+    tried = record.get("sensitivity")
+    if not isinstance(tried, Mapping):
+        return f"Structures smaller than {sizes} could have been missed."
+    target, material = float(tried["target"]), str(tried["material"]).replace("_", " ")
+    tenths = round(target * 10, 6)
+    share = f"{tenths:.0f} in 10" if tenths == int(tenths) else f"{target:.1%}"
+    unknown = [p for p, one in (tried.get("strata") or {}).items() if not known(one.get("m2"))]
+    rest = f" How large they must be {listing([place(p) for p in unknown])} is not known." if unknown else ""
+    return (
+        f"By structures of {material} put into the scenes, {share} of {sizes} would have been found; smaller "
+        f"ones could have been missed.{rest}"
+    )

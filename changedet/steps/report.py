@@ -16,7 +16,7 @@ from changedet.steps import _report_image as image
 from changedet.steps import _report_kml as kml
 from changedet.steps import _report_page as page
 from changedet.steps import _report_text as text
-from changedet.steps._report_text import headline
+from changedet.steps._report_text import headline, limit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from changedet.findings import Findings
 
-__all__ = ["headline", "layer_styles", "notebook_html", "plot_findings", "report_html", "report_kmz"]
+__all__ = ["headline", "layer_styles", "limit", "notebook_html", "plot_findings", "report_html", "report_kmz"]
 
 STYLED_LAYERS = ("structures", "alarms", "axes")
 """Layers of ``structures.gpkg`` that carry a QGIS style."""
