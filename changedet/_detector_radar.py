@@ -27,6 +27,9 @@ WATER, SHORE, LAND = backscatter.WATER, backscatter.SHORE, backscatter.LAND
 GROUND_DB = 3.0
 """What soil and plants alone may change on land, mean of the bands."""
 
+LEVEL_SWING = 0.1
+"""Share of the shore that must change between water and land for the level to explain anything."""
+
 SEED, EDGE, BULK = 0.999, 0.98, 0.9
 """Shares of pixels of speckle alone below the evidence that starts a candidate, to which it grows, and at
 which scores are compared where what was built may be among them."""
@@ -143,6 +146,9 @@ def _setting(stack: xr.Dataset, n_history: int, wet: Array, stratum: Array) -> m
     frozen = np.zeros((times, 3), bool)
     covered = backscatter.shore_wet(stack, wet, stratum)
     level = mask.water_level(covered, np.full(covered.shape[1], SHORE), frozen)
+    known = level[np.isfinite(level)]
+    if known.size == 0 or np.ptp(known) < LEVEL_SWING:
+        level = np.full(times, np.nan)
     valid = np.isfinite(stack.image).all("band").mean(("y", "x")).values.astype(np.float64)
     return mask.Setting(
         tuple(map(str, stack.band.values)),
