@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from changedet.pipeline import Plan, SensitivityOptions
 from changedet.pipeline import _injection as injection
 from changedet.pipeline._pixels import Pixels
 from changedet.pipeline._quick import LEAST_PX
-from changedet.pipeline._recovery import Outcome
+from changedet.pipeline._recovery import UNSEEN, Outcome
 from changedet.pipeline._work import Progress
 from changedet.pipeline.run import detect
 from changedet.steps import mask
@@ -102,7 +103,8 @@ class Rounds:
         """Yield what is to be put in: every combination once in random order, then again, without end."""
         options = self.options
         first, last = injection.onsets(self.at)
-        dates = sorted({round(k) for k in np.linspace(first, last, options.dates)})
+        middles = (np.arange(options.dates) + 0.5) / options.dates  # each stands for its part of the series
+        dates = sorted({round(k) for k in first + middles * (last - first)})
         others = [m for m in dict.fromkeys(options.materials) if m != options.reference]
         materials = [options.reference] * max(len(others), 1) + others  # half of them are of the reference
         every = list(product(self.strata, self.sides, materials, dates))
@@ -152,7 +154,11 @@ class Rounds:
         result = detect(changed, self.site, self.quiet_plan)
         self._check(result.record["null"])
         labels = np.asarray(result.labels.values)
-        return [self._outcome(trial, labels, result.structures) for trial in trials]
+        outcomes = [self._outcome(trial, labels, result.structures) for trial in trials]
+        return [
+            o if o.recovered else self._missed(o, t, result.alarms)
+            for o, t in zip(outcomes, trials, strict=True)
+        ]
 
     def _check(self, nulls: dict[str, Any]) -> None:
         """Note by how much the null has moved, in units of its spread."""
@@ -178,6 +184,16 @@ class Rounds:
         hit = first >= times[onset] and (np.isnat(absent) or absent < times[onset])
         days = None if np.isnat(absent) else float((first - absent) / np.timedelta64(1, "D"))
         return Outcome(trial.kind, True, row["status"], bool(hit), days, clear)
+
+    def _missed(self, outcome: Outcome, trial: injection.Trial, alarms: Any) -> Outcome:
+        """Add why a structure was missed: the reason of the largest alarm there."""
+        import shapely
+
+        to_map = self.at.found.grid.transform
+        shape = shapely.transform(trial.outline, lambda p: np.column_stack(to_map @ (p[:, 0], p[:, 1])))
+        there = alarms[alarms.intersects(shape)]
+        why = UNSEEN if there.empty else str(there.loc[there["area_m2"].idxmax(), "reason"])
+        return replace(outcome, missed=why)
 
     def said(self) -> dict[str, Any]:
         """Return what ``run.json`` says of the rounds."""

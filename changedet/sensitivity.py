@@ -28,7 +28,7 @@ from changedet.pipeline import _injection as injection
 from changedet.pipeline._assemble import Detection
 from changedet.pipeline._figures import recovery_figure, save
 from changedet.pipeline._quick import by_size
-from changedet.pipeline._recovery import CSV, Curve, Outcome, Size, cells, exponent, select, smallest
+from changedet.pipeline._recovery import CSV, Curve, Outcome, Size, cells, exponent, reasons, select, smallest
 from changedet.pipeline._tables import csv_text, wanted_outputs
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.run import add_files, head, prepare, scene_facts, scenes_of, search, usable_scenes
@@ -117,7 +117,11 @@ def _sensitivity(
         "scenes": [*scene_facts(found), *refused],
         "grid": grid_record(Grid.of(usable)),
         "min_detectable_m2": {k: v.m2 for k, v in sizes.items() if v.m2 is not None},
-        "sensitivity": {**_said(outcomes, sizes, options), "clarity_exponent": power, **rounds.said()},
+        "sensitivity": {
+            **_said(outcomes, sizes, options, found.stack.sizes["time"]),
+            "clarity_exponent": power,
+            **rounds.said(),
+        },
         "not_computed": {f"min_detectable_m2 {k}": v.why for k, v in sizes.items() if v.m2 is None},
         "warnings": rounds.warnings(),
         "counts": {"scenes": found.stack.sizes["time"], "structures put in": len(outcomes)}
@@ -133,13 +137,32 @@ def _of(outcomes: Sequence[Outcome], over: str, material: str) -> tuple[Array, A
     return select(outcomes, over=over, material=material)
 
 
-def _said(outcomes: Sequence[Outcome], sizes: dict[str, Size], options: SensitivityOptions) -> dict[str, Any]:
+def _by_dates(outcomes: Sequence[Outcome], over: str, material: str, dates: int) -> list[dict[str, int]]:
+    """Return structures tried and found by how many dates there were from their beginning on."""
+    own = [o for o in outcomes if (o.kind.over, o.kind.material) == (over, material)]
+    return [
+        {
+            "n_after": dates - onset,
+            "n": sum(o.kind.onset == onset for o in own),
+            "recovered": sum(o.kind.onset == onset and o.recovered for o in own),
+        }
+        for onset in sorted({o.kind.onset for o in own})
+    ]
+
+
+def _said(
+    outcomes: Sequence[Outcome], sizes: dict[str, Size], options: SensitivityOptions, dates: int
+) -> dict[str, Any]:
     """Return what ``run.json`` says of the sizes."""
     others = [m for m in dict.fromkeys(options.materials) if m != options.reference]
     strata = {
         name: {
             **size.record(),
+            "missed": reasons(
+                [o for o in outcomes if (o.kind.over, o.kind.material) == (name, options.reference)]
+            ),
             "by_size": by_size(*_of(outcomes, name, options.reference)),
+            "by_dates_after": _by_dates(outcomes, name, options.reference, dates),
             "other_materials": {
                 m: smallest(*_of(outcomes, name, m), options.target)[0].record()
                 | {"by_size": by_size(*_of(outcomes, name, m))}

@@ -255,7 +255,7 @@ def test_the_smallest_size_is_that_of_the_curve_the_outcomes_came_from():
 
 def test_a_size_that_is_never_reached_is_not_made_up():
     size, _ = smallest(*outcomes_of(200, 2.0, ceiling=0.7), 0.9)
-    assert size.m2 is None and "of structures of 10000 m²" in size.why
+    assert size.m2 is None and "whatever the size" in size.why and "10000 m²" in size.why
     few, curve = smallest(np.array([10.0, 20.0]), np.array([True, True]), 0.9)
     assert few.m2 is None and curve is None and "only 2" in few.why
     everything, _ = smallest(np.repeat([10.0, 100.0], 30), np.ones(60, bool), 0.9)
@@ -274,11 +274,16 @@ def test_the_exponent_says_how_size_follows_clarity():
 def test_cells_hold_every_structure_once():
     one = injection.Kind("water", 20.0, "block", "concrete", 5)
     other = injection.Kind("land", 20.0, "block", "concrete", 5)
-    outcomes = [Outcome(one, True, "persistent", True, 33.0), Outcome(one, False), Outcome(other, False)]
+    outcomes = [
+        Outcome(one, True, "persistent", True, 33.0),
+        Outcome(one, False, missed="phenology"),
+        Outcome(other, False),
+    ]
     land, water = cells(outcomes, DATES, [f"s{i}" for i in range(TIMES)])
     assert tuple(water) == CSV
     assert (water["n"], water["recovered"], water["rate"], water["date_hit"]) == (2, 1, 0.5, 1.0)
     assert (water["size_m2"], water["n_after"], water["scene"], water["unresolved"]) == (400, 5, "s5", 0)
+    assert water["missed"] == "phenology 1" and land["missed"] == "no evidence 1"
     assert land["n"] == 1 and land["date_hit"] is None
 
 

@@ -21,7 +21,7 @@ from changedet.pipeline import _injection as injection
 from changedet.pipeline._assemble import MIN_AREA_M2, MIN_PX, Detection
 from changedet.pipeline._options import SensitivityOptions
 from changedet.pipeline._pixels import Pixels
-from changedet.pipeline._recovery import Outcome, fit_curve, select, smallest, wilson
+from changedet.pipeline._recovery import UNSEEN, Outcome, fit_curve, reasons, select, smallest, wilson
 from changedet.pipeline._work import Progress, quiet
 from changedet.pipeline.plan import Plan
 from changedet.steps import mask, track
@@ -59,7 +59,8 @@ def estimate(found: Detection, plan: Plan, *, progress: Progress = quiet) -> dic
         area, hit = select(outcomes, over=name)
         if area.size or (found.maps.stratum == mask.STRATA.index(name)).any():
             size, _ = smallest(area, hit, options.target)
-            strata[name] = {**size.record(), "by_size": by_size(area, hit)}
+            own = [o for o in outcomes if o.kind.over == name]
+            strata[name] = {**size.record(), "missed": reasons(own), "by_size": by_size(area, hit)}
     return {
         "method": "quick",
         "target": options.target,
@@ -251,18 +252,23 @@ class Bench:
         owner = np.full(maps.z.shape, -1)
         for number, trial in enumerate(trials):
             owner[trial.rows, trial.columns] = number
-        best: dict[int, detector.Object] = {}
+        best, missed = dict[int, detector.Object](), dict[int, str | None]()
         for candidate in track.candidates(maps.z, maps.delta, seed, self.plan.record(track.Growth)):
             touched = np.unique(owner[candidate.rows, candidate.columns])
             touched = touched[touched >= 0]
-            if not touched.size or candidate.rows.size * self._pixel_m2() < self._least_m2():
+            if not touched.size:
+                continue
+            if candidate.rows.size * self._pixel_m2() < self._least_m2():
+                missed |= {int(number): "too-small" for number in touched}
                 continue
             one = detector.judge(stack, self.at.model, maps, candidate, rules)
             if one.verdict.status is not None:
                 for number in touched:
                     if int(number) not in best or candidate.peak > best[int(number)].candidate.peak:
                         best[int(number)] = one
-        return [self._outcome(trial, best.get(number)) for number, trial in enumerate(trials)]
+            else:
+                missed |= {int(number): one.verdict.reason for number in touched}
+        return [self._outcome(trial, best.get(n), missed.get(n)) for n, trial in enumerate(trials)]
 
     def _pixel_m2(self) -> float:
         """Return the area of a pixel of the detector's grid."""
@@ -274,10 +280,10 @@ class Bench:
         least = max(MIN_AREA_M2, MIN_PX * self._pixel_m2()) if given is None else given
         return least * (1 - 1e-6)
 
-    def _outcome(self, trial: injection.Trial, one: detector.Object | None) -> Outcome:
+    def _outcome(self, trial: injection.Trial, one: detector.Object | None, missed: str | None) -> Outcome:
         """Say what became of a structure."""
         if one is None:
-            return Outcome(trial.kind, False)
+            return Outcome(trial.kind, False, missed=missed or UNSEEN)
         times = self.at.found.stack.time.values
         first, absent = one.verdict.first, one.verdict.last_absent
         hit = absent < trial.kind.onset <= first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,8 +32,12 @@ CSV = (
     "date_hit",
     "interval_days",
     "unresolved",
+    "missed",
 )
 """Columns of ``recovery.csv``."""
+
+UNSEEN = "no evidence"
+"""Of a structure where not even an alarm was raised."""
 
 LEVEL = 0.9
 """Probability of the intervals of sizes."""
@@ -52,7 +57,8 @@ class Outcome:
     status : of that structure, None where none was found
     date_hit : its interval holds the date on which it was put in
     interval_days : length of that interval
-    clarity : step of such a structure there over its own error, see :func:`changedet.sensitivity.clarity`
+    clarity : how clear a structure stands out there, against the usual of its stratum
+    missed : why it was not found: the reason of the alarm there, or :data:`UNSEEN`; None where it was
     """
 
     kind: Kind
@@ -61,6 +67,7 @@ class Outcome:
     date_hit: bool | None = None
     interval_days: float | None = None
     clarity: float = float("nan")
+    missed: str | None = None
 
 
 def wilson(hits: int, n: int, *, z: float = 1.96) -> tuple[float, float]:
@@ -186,17 +193,24 @@ def smallest(
         words = f"only {n} structures could be put there" if n else "no structure could be put there"
         return Size(None, None, None, n, hits, None, words), None
     curve = fit_curve(area, hit)
-    top = area == area.max()
-    share, biggest = float(hit[top].mean()), float(area.max())
+    share = float(hit[area == area.max()].mean())
     spread = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
     low, m2, high = (_within(curve.size_m2(target, q), area) for q in spread)
     why = ""
     if m2 is None:
-        why = (
-            f"of structures of {biggest:.0f} m², the largest tried, {hit[top].sum()} of {top.sum()} were "
-            f"found: too few to say that {target:.0%} of any size would be"
-        )
+        why = _why_not(curve, area, hit, target)
     return Size(m2, low, high, n, hits, share, why), curve
+
+
+def _why_not(curve: Curve, area: Array, hit: Array, target: float) -> str:
+    """Say why no size of which ``target`` are found can be given."""
+    top = area == area.max()
+    said = f"of the largest tried, {area.max():.0f} m², {hit[top].sum()} of {top.sum()} were found"
+    ceiling = float((curve.ceiling * curve.weight).sum())
+    level = _within(curve.size_m2(0.9 * ceiling), area)
+    if ceiling > target or level is None:
+        return f"{said}: more would have to be put in to say where {target:.0%} are"
+    return f"{said}; from about {level:g} m² on, some {ceiling:.0%} are, whatever the size"
 
 
 def _within(size: float, area: Array) -> float | None:
@@ -261,9 +275,15 @@ def cells(outcomes: Sequence[Outcome], times: Array, scenes: Sequence[str]) -> l
         low, high = wilson(len(hits), len(own))
         date = f"{np.datetime_as_string(times[onset], unit='s')}Z"
         what = (over, material, shape, side, side**2, date, scenes[onset], len(times) - onset)
-        row = (*what, len(own), len(hits), len(hits) / len(own), low, high, *_dates(hits))
+        why = "; ".join(f"{word} {count}" for word, count in reasons(own).items()) or None
+        row = (*what, len(own), len(hits), len(hits) / len(own), low, high, *_dates(hits), why)
         rows.append(dict(zip(CSV, row, strict=True)))
     return rows
+
+
+def reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Return why structures were missed, and how many for each reason, the commonest first."""
+    return dict(Counter(o.missed or UNSEEN for o in outcomes if not o.recovered).most_common())
 
 
 def _dates(hits: Sequence[Outcome]) -> tuple[float | None, float | None, float | None]:
