@@ -344,6 +344,8 @@ def objects(
     alarms
     """
     rules, growth, alpha = settings
+    # what is built reflects alike in every season: half of its step parts "there" from "absent" best
+    rules = replace(rules, present=max(rules.present, 0.5))
     seed, edge = np.full(maps.z.shape, np.inf, np.float32), np.inf
     for s, surface in enumerate(model.surfaces):
         if surface is not None:

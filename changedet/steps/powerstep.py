@@ -91,14 +91,16 @@ def _ratio(a: Array, b: Array, u: Array, v: Array) -> tuple[Array, Array]:
     return np.maximum(2 * rho * ratio, 0).sum(axis=0), log_after - log_before
 
 
-def best_split(power: Array, looks: Array, *, min_side: int = 3, lengths: tuple[int, ...] = (0, 5)) -> Split:
+def best_split(
+    power: Array, looks: Array, *, min_sides: tuple[int, int] = (4, 3), lengths: tuple[int, ...] = (0, 5)
+) -> Split:
     """Find the split of each series that its likelihood ratio favors most.
 
     Parameters
     ----------
     power : (time, band, n) NaN = not usable
     looks : (time, band, n)
-    min_side : usable dates wanted on both sides
+    min_sides : usable dates wanted before and after
     lengths : dates after the split that count; 0 = all of them, fewer find what was removed again
     """
     times, bands, n = power.shape
@@ -107,10 +109,11 @@ def best_split(power: Array, looks: Array, *, min_side: int = 3, lengths: tuple[
     best = np.full(n, -1, np.float32)
     index, length = np.full(n, -1, np.int16), np.zeros(n, np.int16)
     delta = np.zeros((bands, n), np.float32)
-    for k in range(min_side, times - min_side + 1):
+    least_before, least_after = min_sides
+    for k in range(least_before, times - least_after + 1):
         for end in sorted({times if span == 0 else min(k + span, times) for span in lengths}):
             stat, step = _ratio(cw[k], cw[end] - cw[k], cx[k], cx[end] - cx[k])
-            better = (np.minimum(cn[k], cn[end] - cn[k]) >= min_side) & (stat > best)
+            better = (cn[k] >= least_before) & (cn[end] - cn[k] >= least_after) & (stat > best)
             best = np.where(better, stat, best)
             index[better], length[better] = k, end - k
             delta[:, better] = step[:, better]
