@@ -149,7 +149,7 @@ class SensitivityOptions:
     """
 
     quick: bool = True
-    quick_count: int = 28
+    quick_count: int = 32
     target: float = 0.9
     reference: Material = "concrete"
     materials: tuple[Material, ...] = ("earth_fill", "steel")

@@ -297,9 +297,20 @@ def _found_share(record: Mapping[str, Any], sizes: str) -> str:
     target, material = float(tried["target"]), str(tried["material"]).replace("_", " ")
     tenths = round(target * 10, 6)
     share = f"{tenths:.0f} in 10" if tenths == int(tenths) else f"{target:.1%}"
-    unknown = [p for p, one in (tried.get("strata") or {}).items() if not known(one.get("m2"))]
+    strata = tried.get("strata") or {}
+    unknown = [p for p, one in strata.items() if not known(one.get("m2"))]
     rest = f" How large they must be {listing([place(p) for p in unknown])} is not known." if unknown else ""
+    spans = [f"{_span_m2(one)} {place(p)}" for p, one in strata.items() if known(one.get("m2"))]
+    rough = f" The quick estimate is rough: {listing(spans)}." if tried.get("method") == "quick" else ""
     return (
         f"By structures of {material} put into the scenes, {share} of {sizes} would have been found; smaller "
-        f"ones could have been missed.{rest}"
+        f"ones could have been missed.{rough}{rest}"
     )
+
+
+def _span_m2(one: Mapping[str, Any]) -> str:
+    """Give the interval of a size in words."""
+    low = significant(float(one["low_m2"]))
+    if not known(one.get("high_m2")):
+        return f"{low} m² or more"
+    return f"{low} to {significant(float(one['high_m2']))} m²"
