@@ -184,7 +184,15 @@ def sensitivity(
     said = record["sensitivity"]
     say(
         table(
-            ("over", "material", f"{said['target']:.0%} from m²", "90 % interval", "found", "why not"),
+            (
+                "over",
+                "material",
+                f"{said['target']:.0%} from m²",
+                "90 % interval",
+                "half from m²",
+                "found",
+                "why not",
+            ),
             _sizes(said),
         )
     )
@@ -198,7 +206,7 @@ def _sizes(said: dict[str, Any]) -> Iterator[tuple[object, ...]]:
         for material, one in {said["material"]: own, **own["other_materials"]}.items():
             low, high = (("?" if v is None else f"{v:g}") for v in (one["low_m2"], one["high_m2"]))
             found = f"{one['recovered']} of {one['n']}"
-            yield place, material, one["m2"], f"{low} to {high}", found, one.get("why")
+            yield place, material, one["m2"], f"{low} to {high}", one["half_m2"], found, one.get("why")
 
 
 def update(

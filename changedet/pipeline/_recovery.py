@@ -161,6 +161,7 @@ class Size:
     n, recovered : structures tried and found
     largest : rate of the largest that were tried
     why : why there is no area, empty where there is one
+    half_m2 : area of which half are found, which few structures say more surely; None beyond what was tried
     """
 
     m2: float | None
@@ -170,6 +171,7 @@ class Size:
     recovered: int
     largest: float | None
     why: str = ""
+    half_m2: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what ``run.json`` holds."""
@@ -199,7 +201,8 @@ def smallest(
     why = ""
     if m2 is None:
         why = _why_not(curve, area, hit, target)
-    return Size(m2, low, high, n, hits, share, why), curve
+    half = _within(curve.size_m2(0.5), area)
+    return Size(m2, low, high, n, hits, share, why, half), curve
 
 
 def _why_not(curve: Curve, area: Array, hit: Array, target: float) -> str:
