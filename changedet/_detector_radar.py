@@ -27,12 +27,14 @@ WATER, SHORE, LAND = backscatter.WATER, backscatter.SHORE, backscatter.LAND
 GROUND_DB = 3.0
 """What soil and plants alone may change on land, mean of the bands."""
 
-LEVEL_SWING = 0.1
-"""Share of the shore that must change between water and land for the level to explain anything."""
+LEVEL_SWING = 0.1  # share of the shore that must change sides for the level of water to explain anything
 
 SEED, EDGE, BULK = 0.999, 0.98, 0.9
 """Shares of pixels of speckle alone below the evidence that starts a candidate, to which it grows, and at
 which scores are compared where what was built may be among them."""
+
+LEAST_DECOYS = 6
+"""Fewer objects that got darker do not tell how far chance reaches."""
 
 NULL_PX = 128
 NULLS = 4
@@ -340,8 +342,7 @@ def objects(
 
     Returns
     -------
-    list of Found; candidates that speckle alone explains are left out, others that are no structures are
-    alarms
+    list of Found; what speckle alone explains is left out, what else is no structure is an alarm
     """
     rules, growth, alpha = settings
     # what is built reflects alike in every season: half of its step parts "there" from "absent" best
@@ -351,43 +352,74 @@ def objects(
         if surface is not None:
             seed[model.stratum == s] = surface.seed
             edge = min(edge, surface.edge)
-    found = []
+    tested = []
     for candidate in track.candidates(maps.z, maps.delta, seed, replace(growth, grow=edge)):
-        one = _judged(stack, model, maps, candidate, (rules, alpha, chance))
-        if one is not None:
-            found.append(one)
+        one = _tested(stack, model, maps, candidate)
+        if one is not None and one.alone <= alpha:
+            tested.append(one)
         if tick is not None:
             tick(1)
+    judged = [(one, *_judged(stack, model, one, rules)) for one in tested]
+    pixels = int(np.isfinite(maps.z).sum())
+    stays = [one for one, _, verdict in judged if verdict.status is not None]
+    tails = [_decoys([one for one in stays if one.surface == s], pixels) for s in (WATER, SHORE, LAND)]
+    found = []
+    for one, series, verdict in judged:
+        tail, at = tails[one.surface], (one.candidate.rows, one.candidate.columns)
+        by_chance = one.restless > alpha or one.candidate.peak <= chance[at].max()
+        if tail is not None:
+            by_chance = by_chance or tail.expected(one.mean.statistic, pixels) > alpha
+        reason = _other_reason(one, verdict, by_chance, model)
+        if verdict.status is not None and reason is not None:
+            verdict = replace(verdict, status=None, reason=reason, confirmed=-1)
+        own = replace(one.candidate, delta=one.mean.split.delta[:, 0])
+        found.append(Found(own, series, verdict, mask.STRATA[one.surface]))
     return found
 
 
-def _judged(
-    stack: xr.Dataset, model: Radar, maps: Any, candidate: track.Candidate, asked: tuple[Any, float, Array]
-) -> Found | None:
-    """Test, date and judge a candidate; None where speckle alone explains it."""
-    rules, alpha, chance = asked
+@dataclass(frozen=True)
+class _Tested:
+    """A candidate, the test of its mean, the surface it lies on, and how much wider scores are there.
+
+    ``alone``, ``restless``: objects as strong expected of speckle alone, and with scores as wide as there.
+    """
+
+    candidate: track.Candidate
+    mean: powerstep.Mean
+    surface: int
+    widened: float
+    alone: float
+    restless: float
+
+
+def _tested(stack: xr.Dataset, model: Radar, maps: Any, candidate: track.Candidate) -> _Tested | None:
+    """Test the mean of a candidate; None where nothing is known of its surface."""
     at = (candidate.rows, candidate.columns)
     s = int(np.bincount(model.stratum[at], minlength=3).argmax())
     surface, null = model.surfaces[s], maps.nulls[s]
     if surface is None or null is None:
         return None
-    power = _pixels(stack, model, candidate)
     looks = 1 / (speckle.mean_factor(*at, model.rho) / surface.looks + surface.unrest)
-    mean = powerstep.mean_of(power, looks)
+    mean = powerstep.mean_of(_pixels(stack, model, candidate), looks)
     widened = (null.spread / surface.null.spread) ** 2
     pixels = int(np.isfinite(maps.z).sum())
-    if surface.tail.expected(mean.statistic, pixels) > alpha:
-        return None
-    series = _series(mean, widened)
-    verdict = track.judge(series, _causes(stack, model, mean, s), rules)
-    verdict = _dated(verdict, mean)
-    by_chance = (
-        surface.tail.expected(mean.statistic / widened, pixels) > alpha or candidate.peak <= chance[at].max()
-    )
-    reason = _other_reason(mean, s, by_chance, model)
-    if verdict.status is not None and reason is not None:
-        verdict = replace(verdict, status=None, reason=reason, confirmed=-1)
-    return Found(replace(candidate, delta=mean.split.delta[:, 0]), series, verdict, mask.STRATA[s])
+    alone, restless = (surface.tail.expected(mean.statistic / w, pixels) for w in (1.0, widened))
+    return _Tested(candidate, mean, s, widened, alone, restless)
+
+
+def _decoys(tested: list[_Tested], pixels: int) -> speckle.Tail | None:
+    """Return how often what got darker and stays, which nothing built does, reaches a statistic."""
+    dark = np.array([t.mean.statistic for t in tested if t.mean.split.delta.mean() <= 0])
+    return speckle.robust_tail(dark, pixels) if dark.size >= LEAST_DECOYS else None
+
+
+def _judged(
+    stack: xr.Dataset, model: Radar, one: _Tested, rules: track.Persistence
+) -> tuple[track.Series, track.Verdict]:
+    """Date a candidate and say whether it stays, whichever way it changed."""
+    series = _series(one.mean, one.widened)
+    verdict = track.judge(series, _causes(stack, model, one.mean, one.surface), rules)
+    return series, _dated(verdict, one.mean)
 
 
 def _pixels(stack: xr.Dataset, model: Radar, candidate: track.Candidate) -> Array:
@@ -450,15 +482,18 @@ def _dated(verdict: track.Verdict, mean: powerstep.Mean) -> track.Verdict:
     )
 
 
-def _other_reason(mean: powerstep.Mean, s: int, by_chance: bool, model: Radar) -> str | None:
+def _other_reason(one: _Tested, verdict: track.Verdict, by_chance: bool, model: Radar) -> str | None:
     """Return why a step that stays is no structure; None where it may be one.
 
     What is built returns more power than what was there: walls and piers reflect twice, toward the sensor.
     Power that falls and stays low is calm or flooded ground, cut plants, smoothed soil, a radar shadow; and
     wet or rougher soil and growing plants return up to twice the power, for years where use has changed.
     """
+    s = one.surface
     surface = {WATER: "glint", SHORE: "water-level", LAND: "phenology"}[s]
-    rise_db = float(mean.split.delta.mean()) * (10 / np.log(10))
+    rise_db = float(one.mean.split.delta.mean()) * (10 / np.log(10))
     if rise_db <= 0:
         return "water-level" if s == LAND and rise_db < -GROUND_DB and model.wet.any() else surface
+    if verdict.seen.sum() < 3:  # two dates in a row may be two ships, or one that waits
+        return "not-persistent" if s == LAND else "vessel"
     return surface if by_chance or (s == LAND and rise_db < GROUND_DB) else None

@@ -171,6 +171,21 @@ def test_a_place_among_many_that_change_is_not_believed():
     assert {o.verdict.reason for o in objects} <= {None, "phenology", "not-persistent"}
 
 
+def test_places_that_get_darker_say_how_far_chance_reaches():
+    rng = np.random.default_rng(51)
+    image = power(51, side=150)
+    weak, strong = block(10, 10, 2, 2), block(10, 60, 4, 4)
+    image = stepped(stepped(image, weak, 10, 5), strong, 11, 12)
+    assert len(structures(found_in(image))) == 2
+    for row in range(30, 150, 20):  # plots are cut, on all kinds of dates
+        for column in range(10, 140, 25):
+            image = stepped(image, block(row, column, 2, 2), int(rng.integers(6, 16)), -rng.uniform(4, 7))
+    objects = found_in(image)
+    assert structures(at(objects, weak)) == []
+    (one,) = structures(objects)
+    assert at([one], strong) == [one]
+
+
 def test_a_bar_falling_dry_is_the_waters_level():
     image, low = power(44), np.arange(TIMES) % 5 >= 3
     low[14:] = True

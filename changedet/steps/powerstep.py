@@ -35,20 +35,21 @@ class Split:
     delta: Array
 
 
-def clipped(power: Array, looks: Array, *, limit: float = 5.0) -> Array:
-    """Cut power at a few standard deviations above its median over time: one date (a ship) is no step.
+def clipped(power: Array, looks: Array, *, limit: float = 5.0, dates: int = 3) -> Array:
+    """Cut power that no more than two dates reach (a ship): what stays is there on three at least.
 
     Parameters
     ----------
     power : (time, band, n), NaN = not usable
     looks : (time, band, n)
-    limit : standard deviations of log power
+    limit : standard deviations of log power by which a date may exceed the third highest
+    dates : on which what stays is there at least
     """
     ordered = np.sort(power, axis=0)
     n = np.isfinite(ordered).sum(axis=0)
-    middle = np.take_along_axis(ordered, np.maximum(n // 2, 0).clip(max=len(power) - 1)[None], axis=0)
-    top = middle * np.exp(limit / np.sqrt(np.maximum(looks, 1.0)))
-    return np.asarray(np.minimum(power, top), np.float32)
+    at = np.clip(n - dates, 0, len(power) - 1)
+    known = np.take_along_axis(ordered, at[None], axis=0)
+    return np.asarray(np.minimum(power, known * np.exp(limit / np.sqrt(np.maximum(looks, 1.0)))), np.float32)
 
 
 def statistics(power: Array, looks: Array, first: int, end: int) -> tuple[Array, Array, Array]:

@@ -317,6 +317,19 @@ def tail_of(found: Array, pixels: int) -> Tail:
     return Tail(above.size / pixels, level, max(float((above - level).mean()), 2.0))
 
 
+def robust_tail(found: Array, pixels: int) -> Tail:
+    """Fit an exponential tail to the stronger half of real objects; the few strongest do not move it.
+
+    Parameters
+    ----------
+    found : (n,) statistics, at least one
+    pixels : on how many pixels
+    """
+    level = float(np.median(found))
+    above = found[found >= level]
+    return Tail(above.size / pixels, level, max(float(np.median(above - level)) / np.log(2), 2.0))
+
+
 def speckle_field(
     rng: np.random.Generator, looks: Array, unrest: Array, rho: Array, shape: tuple[int, int]
 ) -> Array:
