@@ -6,6 +6,7 @@ alone, on a fixed grid of tiles, so the result does not depend on how the work i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from changedet import _detector_facts as facts
 from changedet import _detector_radar as radar
-from changedet._detector_seeds import REFERENCE_ALPHA, Maps, restless_level, seed_level
+from changedet._detector_rows import overlap, row_candidates
+from changedet._detector_seeds import REFERENCE_ALPHA, Maps, by_chance, restless_level, seed_level
 from changedet.blocks import Tile, map_tiles, windows
 from changedet.grid import Grid, Window, grow
 from changedet.scenes import CLOUDY, is_sar
 from changedet.steps import background, breaks, bridge, mask, track
+from changedet.steps import confidence as belief
 from changedet.steps._robust import rank
 
 __all__ = [
@@ -66,7 +70,7 @@ class Options:
     sample_px: int = 24_000
     pool_m: float = 2.2
     doubt_m: float = 15.0
-    seed_z: float = 7.0
+    seed_z: float = 4.0
     seed: int = 0
 
 
@@ -89,6 +93,12 @@ class Model:
     options: Options
     doubt_px: int
     pool_px: float
+    gsd_m: float
+
+    @functools.cached_property
+    def brightness(self) -> Array:
+        """Visible log brightness of the middle class on every date, (time,)."""
+        return facts.middle_brightness(self.background.median, self.setting.bands)
 
     @property
     def halo_px(self) -> int:
@@ -129,7 +139,9 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
     rows, columns = sample_positions((stack.sizes["y"], stack.sizes["x"]), options.sample_px)
     picked = {"y": xr.DataArray(rows, dims="pixel"), "x": xr.DataArray(columns, dims="pixel")}
     raw = stack.image.isel(picked).transpose("time", "band", "pixel").values
-    where = mask.setting(raw, bands, n_history=n_history)
+    line = [stack[name].values if name in stack.coords else None for name in ("gain", "offset")]
+    where = mask.setting(mask.as_measured(raw, *line), bands, n_history=n_history)
+    where = replace(where, gain=line[0], offset=line[1])
     sample = np.moveaxis(mask.log_image(raw), 2, 0)
     position = np.stack([rows, columns], axis=1)
     model = background.fit_background(
@@ -145,7 +157,7 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
     doubt_px = int(np.clip(round(options.doubt_m / gsd_m), 2, 10))
     pool_px = float(np.clip(options.pool_m / gsd_m, *POOL_PX))
     allowed = tolerance(stack, noise)
-    return Model(where, model, spread, whiten, allowed, noise, options, doubt_px, pool_px)
+    return Model(where, model, spread, whiten, allowed, noise, options, doubt_px, pool_px, gsd_m)
 
 
 def tolerance(stack: xr.Dataset, noise: breaks.Noise) -> Array:
@@ -189,7 +201,6 @@ class Evidence:
     frozen, near_cloud : (time, y, x) bool: ice or snow; next to a masked cloud
     stratum : (y, x) int8
     slope : (band, y, x) gradient of the reference, ln units a pixel
-    wet : (time, y, x) 1 water, 0 not, NaN unknown
     """
 
     residual: Array
@@ -199,7 +210,6 @@ class Evidence:
     near_cloud: Array
     stratum: Array
     slope: Array
-    wet: Array
 
 
 def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evidence:
@@ -250,7 +260,6 @@ def evidence(model: Model, image: Array, quality: Array, window: Window) -> Evid
         edge,
         stratum,
         slope,
-        model.setting.wet(image),
     )
 
 
@@ -335,13 +344,26 @@ def in_null_units(score: Array, stratum: Array, nulls: tuple[breaks.NullScale | 
 
 @dataclass(frozen=True)
 class Object:
-    """A candidate with its history and the verdict on it; ``by_row``: looked for as others stand in a row."""
+    """A candidate with its history and the verdict on it.
+
+    Parameters
+    ----------
+    candidate, series, verdict : what it is, its history, what follows
+    stratum : it lies in
+    confidence : probability that it was built, NaN unknown
+    known : the facts that it follows from, None where there are none
+    by_row : looked for as others stand in a row
+    p_value : probability of evidence as strong somewhere in a scene without works, NaN unknown
+    """
 
     candidate: track.Candidate
     series: track.Series
     verdict: track.Verdict
     stratum: str
+    confidence: float = float("nan")
+    known: belief.Facts | None = None
     by_row: bool = False
+    p_value: float = float("nan")
 
 
 def objects(
@@ -361,88 +383,39 @@ def objects(
         known = (rules, growth, alpha)
         return [Object(**vars(o)) for o in radar.objects(stack, model, maps, chance, known, tick)]
     seed = seed_level(maps, model.options.seed_z, alpha)
+    rules = replace(rules, min_confidence=belief.stricter(rules.min_confidence, REFERENCE_ALPHA / alpha))
     found = []
     for candidate in track.candidates(maps.z, maps.delta, seed, growth):
         found.append(judge(stack, model, maps, candidate, rules))
         if tick is not None:
             tick(1)
-    for candidate in row_candidates(maps, found, seed, (growth, rows), Grid.of(stack).gsd_m):
-        more = judge(stack, model, maps, candidate, rules)
+    least = belief.stricter(rows.min_confidence, REFERENCE_ALPHA / alpha)
+    lenient = replace(rules, min_confidence=least)
+    standing = [o.candidate for o in found if o.verdict.status is not None]
+    for candidate in row_candidates(maps, standing, seed, (growth, rows), Grid.of(stack).gsd_m):
+        more = judge(stack, model, maps, candidate, lenient)
         if more.verdict.status is not None:
-            found = [o for o in found if not _overlap(o.candidate, candidate)]
+            found = [o for o in found if not overlap(o.candidate, candidate)]
             found.append(replace(more, by_row=True))
-    return found
+    reached = by_chance(maps)
 
+    def p_value(one: Object) -> float:
+        return reached(mask.STRATA.index(one.stratum), one.verdict.first, one.candidate.peak)
 
-def row_candidates(
-    maps: Maps, found: list[Object], seed: Array, settings: tuple[track.Growth, bridge.Rules], gsd_m: float
-) -> list[track.Candidate]:
-    """Return weaker candidates on the lines on which structures stand in a row.
-
-    A place on such a line is one of a few hundred, not of all pixels of the scene, so less evidence makes a
-    chance find there as rare.
-
-    Parameters
-    ----------
-    maps : evidence
-    found : what was found without rows
-    seed : (y, x) evidence that starts a candidate elsewhere
-    settings : of growth and of rows
-    gsd_m : pixel size
-    """
-    growth, rules = settings
-    tolerance_px, gap_px, longest_px = rules.pixels(gsd_m)
-
-    def member(candidate: track.Candidate) -> bool:
-        return bool(max(np.ptp(candidate.rows), np.ptp(candidate.columns)) + 1 <= longest_px)
-
-    def place(candidate: track.Candidate) -> Array:
-        return np.array([candidate.rows.mean(), candidate.columns.mean()])
-
-    standing = [o.candidate for o in found if o.verdict.status is not None and member(o.candidate)]
-    lines = bridge.find_rows(
-        np.array([place(c) for c in standing]).reshape(-1, 2),
-        tolerance_px=tolerance_px,
-        gap_px=gap_px,
-        least=rules.least,
-    )
-    if not lines:
-        return []
-    z = maps.z.copy()
-    for known in found:
-        if known.verdict.status is not None:
-            z[_around(known.candidate, z.shape)] = np.nan
-    wanted = bridge.corridor(lines, z.shape, tolerance_px=tolerance_px, gap_px=gap_px)
-    level = np.where(wanted, seed * np.float32(rules.seed_share), np.float32(np.inf))
-    return [
-        c
-        for c in track.candidates(z, maps.delta, level, growth)
-        if member(c) and any(line.aside(*place(c)) <= tolerance_px for line in lines)
-    ]
-
-
-def _overlap(one: track.Candidate, other: track.Candidate) -> bool:
-    """Return True where two footprints share a pixel."""
-    pixels = set(zip(one.rows.tolist(), one.columns.tolist(), strict=True))
-    return not pixels.isdisjoint(zip(other.rows.tolist(), other.columns.tolist(), strict=True))
-
-
-def _around(candidate: track.Candidate, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return rows and columns of a footprint and of the pixels beside it, with repeats."""
-    dy, dx = (step.reshape(-1, 1) for step in np.mgrid[-1:2, -1:2])
-    rows = np.clip(candidate.rows + dy, 0, shape[0] - 1)
-    return rows, np.clip(candidate.columns + dx, 0, shape[1] - 1)
+    return [replace(one, p_value=p_value(one)) for one in found]
 
 
 def judge(
     stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence
 ) -> Object:
     """Date and judge one candidate from the evidence of its own window."""
-    outer = grow(candidate.window, model.halo_px, maps.z.shape)
-    own = evidence(model, *read_window(stack, outer), outer)
+    outer = grow(candidate.window, max(model.halo_px, int(np.ceil(facts.RING_PX[1]))), maps.z.shape)
+    image, quality = read_window(stack, outer)
+    own = evidence(model, image, quality, outer)
     stratum = mask.STRATA[np.bincount(maps.stratum[candidate.rows, candidate.columns], minlength=3).argmax()]
 
-    at = (slice(None), candidate.rows - outer[0].start, candidate.columns - outer[1].start)
+    rows, columns = candidate.rows - outer[0].start, candidate.columns - outer[1].start
+    at = (slice(None), rows, columns)
     residual, weight = (a[(slice(None), *at)] for a in (own.residual, own.weight))
     value, variance = track.pixel_values(residual, weight, candidate.delta, model.whiten)
     frozen, edge = own.frozen[at], own.near_cloud[at]
@@ -468,7 +441,10 @@ def judge(
     if verdict.status in ("persistent", "unresolved", None) and early is not None:
         part = track.judge(series(early), causes, rules)
         verdict = track.grown(verdict, part)
-    return Object(candidate, whole, verdict, stratum)
+    place = facts.Place(candidate, rows, columns, image, own.residual, own.weight, own.stratum)
+    known = facts.gather(place, whole, verdict, causes, model)
+    chance = float(belief.confidence([known])[0])
+    return Object(candidate, whole, track.settled(verdict, chance, causes, rules), stratum, chance, known)
 
 
 def _darker(delta: Array, stratum: str, bands: tuple[str, ...]) -> bool:

@@ -186,6 +186,8 @@ def _structure(found: Detection, row: Any, number: int, bank: Array | None) -> d
         "bearing_deg": row.bearing_deg,
         "over": setting,
         "bank_m": near,
+        "confidence": None if np.isnan(one.confidence) else one.confidence,
+        "p_value": None if np.isnan(one.p_value) else one.p_value,
         "snr": verdict.snr,
         "n_before": int((series.usable & ~from_first).sum()),
         "n_after": int((series.usable & from_first).sum()),
@@ -231,6 +233,7 @@ def _alarms(found: Detection, dropped: Any) -> Any:
                 "area_m2": row.area_m2,
                 "over": over(found.maps.stratum, one.candidate.rows, one.candidate.columns),
                 "snr": one.verdict.snr,
+                "p_value": None if np.isnan(one.p_value) else one.p_value,
                 "n_seen": int(one.verdict.seen.sum()),
             }
         )

@@ -25,7 +25,7 @@ from changedet.pipeline._files import FILES, redraw, write
 from changedet.pipeline._options import ReadOptions, SensitivityOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
-from changedet.scenes import UNUSABLE, Scene
+from changedet.scenes import UNUSABLE, Scene, is_sar
 from changedet.steps import aggregate, align, breaks, bridge, mask, normalize, report, track
 
 __all__ = ["FILES", "Result", "detect", "redraw", "run"]
@@ -43,14 +43,17 @@ LEAST_USABLE = 0.02
 
 NOT_COMPUTED = {
     "kind_p": "probabilities of kinds are not available in this version",
-    "confidence": "calibration of confidence is not available in this version",
-    "p_value": "calibrated p-values are not available in this version",
     "axis": "assignment to bridge axes is not available in this version",
     "chainage_m": "assignment to bridge axes is not available in this version",
     "row": "rows of piers are not available in this version",
     "row_index": "rows of piers are not available in this version",
     "progress": "progress along an axis is not available in this version",
     "state.zarr": "update is not available in this version",
+}
+
+NOT_OF_RADAR = {
+    "confidence": "calibration of confidence is not available for SAR in this version",
+    "p_value": "p-values are not available for SAR in this version; each structure passed --alpha",
 }
 
 
@@ -133,7 +136,11 @@ def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, prog
             "scenes": [*scene_facts(objects), *refused],
             "grid": grid_record(Grid.of(objects.native)),
             "null": _nulls(objects.maps),
-            "not_computed": NOT_COMPUTED | smallest.pop("not_computed", {}),
+            "not_computed": {
+                **NOT_COMPUTED,
+                **(NOT_OF_RADAR if is_sar(ready) else {}),
+                **smallest.pop("not_computed", {}),
+            },
             **smallest,
         }
         found = _assemble.findings(objects, min_area_m2=plan.min_area_m2, axes=axes, record=record)

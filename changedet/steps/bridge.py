@@ -22,6 +22,7 @@ class Rules:
     least : objects that make a row
     member_m : longest side of a member, never less than four pixels: piers, abutments, cofferdams
     seed_share : evidence that starts a candidate in a row, as a share of what it takes elsewhere
+    min_confidence : least probability that it was built, from its own evidence, where a row asks for one more
     """
 
     tolerance_m: float = 5.0
@@ -29,6 +30,7 @@ class Rules:
     least: int = 4
     member_m: float = 30.0
     seed_share: float = 0.65
+    min_confidence: float = 0.2
 
     def pixels(self, gsd_m: float) -> tuple[float, float, float]:
         """Return tolerance, gap and longest side in pixels."""

@@ -36,6 +36,23 @@ def log_image(image: Array, *, sar: bool = False, floor: float = 1e-4) -> Array:
     return np.asarray(np.log(shifted), np.float32)
 
 
+def as_measured(image: Array, gain: Array | None, offset: Array | None) -> Array:
+    """Undo normalization: water, ice and snow are told from reflectance itself.
+
+    A line fitted on the plants of the land turns their season into gain and offset, which make water dark or
+    bright where it has not changed at all.
+
+    Parameters
+    ----------
+    image : (time, band, ...) float array, ``gain · measured + offset``
+    gain, offset : (time, band); None where nothing was applied
+    """
+    if gain is None or offset is None:
+        return image
+    shape = (*gain.shape, *(1,) * (image.ndim - 2))
+    return np.asarray((image - offset.reshape(shape)) / gain.reshape(shape), np.float32)
+
+
 def water_index(image: Array, bands: tuple[str, ...]) -> Array | None:
     """Return NDWI ``(green − nir) / (green + nir)``, or None where the bands are missing.
 
@@ -91,6 +108,7 @@ class Setting:
     frozen : (time, stratum) bool: ice, snow or dense haze
     level : (time,) water level in units of "share of the shore under water", NaN where unknown or frozen
     water_share, usable : (time,) share of usable pixels that are water; share of usable pixels
+    gain, offset : (time, band) line that normalization applied; None where it applied none
     """
 
     bands: tuple[str, ...]
@@ -100,17 +118,21 @@ class Setting:
     level: Array
     water_share: Array
     usable: Array
+    gain: Array | None = None
+    offset: Array | None = None
 
     def wet(self, image: Array) -> Array:
-        """Return 1 water, 0 not, NaN unknown, (time, ...), of (time, band, ...) reflectance."""
-        ndwi = water_index(image, self.bands)
+        """Return 1 water, 0 not, NaN unknown, (time, ...), of (time, band, ...) normalized reflectance."""
+        ndwi = water_index(as_measured(image, self.gain, self.offset), self.bands)
         if ndwi is None or not np.isfinite(self.cut):
             return np.full((image.shape[0], *image.shape[2:]), np.nan, np.float32)
         return np.where(np.isfinite(ndwi), ndwi > self.cut, np.nan).astype(np.float32)
 
     def stratum(self, image: Array) -> Array:
         """Return water, shore or land (index into :data:`STRATA`) of pixels from their open history."""
-        return strata(wet_share(self.wet(image[: self.open_history.size][self.open_history])))
+        early = self.open_history
+        gain, offset = (None if one is None else one[: early.size][early] for one in (self.gain, self.offset))
+        return strata(wet_share(replace(self, gain=gain, offset=offset).wet(image[: early.size][early])))
 
 
 def wet_share(wet: Array) -> Array:

@@ -1,9 +1,8 @@
 """From evidence to objects in time: candidates, interval of appearance, status, or why not.
 
 Objects are dated, never single pixels: the evidence of an object's core pixels is projected on its own step
-and the
-series is split in two levels. The interval is ``(last_absent, first_seen]`` between two dates on which most
-of the object was usable.
+and the series is split in two levels. The interval is ``(last_absent, first_seen]`` between two dates on
+which most of the object was usable.
 """
 
 from __future__ import annotations
@@ -25,7 +24,9 @@ from changedet.steps._causes import (
     only_plants,
     plants_gone,
     seasonal,
+    split_levels,
 )
+from changedet.steps._series import Series, first_part, pixel_begins, pixel_values, project
 
 __all__ = [
     "Candidate",
@@ -46,95 +47,10 @@ __all__ = [
     "pixel_values",
     "plants_gone",
     "project",
+    "settled",
 ]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Series:
-    """An object over time.
-
-    Parameters
-    ----------
-    value : (time,) projected evidence: about 0 before, 1 after the step; NaN where not usable
-    noise : (time,) standard deviation of ``value``
-    share : (time,) share of the object's pixels that were usable
-    frozen : (time,) bool, ice or snow there
-    near_cloud : (time,) bool, most of it lies next to a masked cloud
-    """
-
-    value: Array
-    noise: Array
-    share: Array
-    frozen: Array
-    near_cloud: Array
-
-    @property
-    def usable(self) -> Array:
-        """``(time,)`` bool: most of the object's pixels were usable."""
-        return np.asarray((self.share >= 0.5) & np.isfinite(self.value))
-
-
-def pixel_values(residual: Array, weight: Array, delta: Array, whiten: Array) -> tuple[Array, Array]:
-    """Project the residuals of pixels on a step.
-
-    Parameters
-    ----------
-    residual, weight : (time, band, pixel)
-    delta : (band,) step, ln units
-    whiten : (band, band)
-
-    Returns
-    -------
-    value, variance : (time, pixel), about 0 before and 1 after the step; NaN where not usable
-    """
-    used: Array = np.asarray((weight > 0).all(axis=1))
-    total = np.where(used[:, None], weight, 0).sum(axis=(0, 2))
-    sd = 1 / np.sqrt(np.maximum(total / max(int(used.sum()), 1), 1e-9))
-    direction = (whiten.T @ whiten) @ (delta / sd) / sd
-    unit = float(direction @ delta)
-    direction = direction / (unit if abs(unit) > 1e-12 else 1.0)
-    value = np.einsum("b,tbn->tn", direction, np.where(used[:, None], residual, 0))
-    variance = np.einsum("b,tbn->tn", direction**2, 1 / np.maximum(weight, 1e-9))
-    return np.where(used, value, np.nan), np.where(used, variance, np.nan)
-
-
-def project(value: Array, variance: Array, frozen: Array, near_cloud: Array) -> Series:
-    """Pool the projected residuals of an object's pixels.
-
-    Parameters
-    ----------
-    value, variance : (time, pixel), see :func:`pixel_values`
-    frozen, near_cloud : (time,) bool
-    """
-    used = np.isfinite(value)
-    some = used.any(axis=1)
-    middle, noise = np.full(value.shape[0], np.nan), np.full(value.shape[0], np.inf)
-    middle[some] = np.nanmedian(value[some], axis=1)
-    independent = np.maximum(used.sum(axis=1) / 4, 1)  # neighbors share a point-spread function
-    noise[some] = np.sqrt(np.nanmedian(variance[some], axis=1) / independent[some])
-    return Series(middle, noise, used.mean(axis=1), frozen, near_cloud)
-
-
-def pixel_begins(value: Array, doubt: Array) -> Array:
-    """Return the date from which each pixel shows the object, by the fewest mistakes before and after.
-
-    Parameters
-    ----------
-    value : (time, pixel) projected residuals, NaN = not usable
-    doubt : (time,) bool, dates that say nothing
-
-    Returns
-    -------
-    (pixel,) int, index of the first date; the number of dates where it never shows
-
-    >>> pixel_begins(np.array([[0.0], [0.1], [0.9], [1.1]]), np.zeros(4, bool))
-    array([2])
-    """
-    vote = np.where(doubt[:, None], 0, np.clip(2 * np.nan_to_num(value, nan=0.5) - 1, -1, 1))
-    before = np.concatenate([np.zeros((1, value.shape[1])), np.cumsum(vote, axis=0)])
-    return np.asarray(np.argmin(before, axis=0))
 
 
 @dataclass(frozen=True)
@@ -149,6 +65,8 @@ class Verdict:
     seen : (time,) bool, usable dates on which it was there
     snr : step over the scatter while it is absent
     absent_before : index of the date before ``last_absent`` that showed it absent; −1 unknown
+    unexplained : share of the variation of its series that one step leaves; NaN unknown
+    standing : status that an alarm would have, were it believed
     """
 
     status: str | None
@@ -160,6 +78,8 @@ class Verdict:
     seen: Array
     snr: float
     absent_before: int = -1
+    unexplained: float = float("nan")
+    standing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +91,7 @@ class Persistence:
     present : share of the full step above which an object counts as there (its contrast changes with season)
     present_sd : the same, in units of the scatter while it is absent, but half of the step at most
     max_noise : a date with more noise than this share of the step says nothing
-    after : weighted share of the later dates on which it must be there
+    after : weighted share of later dates on which it must be there
     before : weighted share of the earlier dates on which it may seem to be there
     min_after : open dates on which it must be seen before it is no longer unresolved
     min_stay : dates a thing that is gone again must have stayed to be a structure
@@ -181,6 +101,8 @@ class Persistence:
     season_years : what clears plants for a shorter time was mowing, fire or flood
     max_unrest : most scatter on land while it is there, as a share of the step: what stands looks alike,
         plants do not
+    min_confidence : least probability that it was built, at the reference false-alarm level: precision and
+        recall together are best at half of what they reach
     """
 
     present: float = 0.3
@@ -194,6 +116,11 @@ class Persistence:
     min_t: float = 6.0
     season_years: float = 0.8
     max_unrest: float = 0.6
+    min_confidence: float = 0.4
+
+
+UNSURE = ("not-persistent", "phenology", "cloud", "vessel", "water-level")
+"""Reasons that weigh, but do not exclude that something was built."""
 
 
 def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) -> Verdict:
@@ -223,13 +150,16 @@ def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) ->
     times = dates[run.first : run.end][run.state[run.first : run.end] > 0]
     seen[times] = True
     status, reason = _status(series, causes, rules, run)
+    split = split_levels(series.value[run.dates], run.weight, min_side=1)
     # a veil hides what stands below it, so "absent" beside a cloud closes no interval
     absent = dates[: run.first][run.state[: run.first] < 0]
     absent = absent[~series.near_cloud[absent]] if (~series.near_cloud[absent]).any() else absent
     clear = times[~series.near_cloud[times]]
     first = int(clear[0]) if clear.size else int(dates[run.first])
     before = absent[absent < first]
-    confirmed = int(times[rules.min_after - 1]) if status and times.size >= rules.min_after else -1
+    enough = times.size >= rules.min_after
+    standing = _standing(series, rules, run, times) if enough and reason in UNSURE else None
+    confirmed = int(times[rules.min_after - 1]) if enough and status else -1
     return Verdict(
         status,
         reason,
@@ -240,6 +170,8 @@ def judge(series: Series, causes: Causes, rules: Persistence = Persistence()) ->
         seen,
         run.snr,
         int(before[-2]) if before.size > 1 else -1,
+        split.sse / max(split.sse0, 1e-9) if split else float("nan"),
+        standing,
     )
 
 
@@ -344,21 +276,49 @@ def _status(series: Series, causes: Causes, rules: Persistence, run: _Run) -> tu
     other = _other_cause(series, causes, run, rules)
     if other is not None:
         return None, other
+    gone = _absent_since(run, series.near_cloud[run.dates])
+    if gone and causes.cleared and np.ptp(causes.years[seen]) < rules.season_years:
+        return None, "phenology"
+    status = _standing(series, rules, run, seen)
+    return status, None if status else _not_persistent(series, causes, run, seen)
+
+
+def _standing(series: Series, rules: Persistence, run: _Run, seen: Array) -> str | None:
+    """Return the status that follows from the dates on which it was seen, None where they are too few."""
     # the edge of a cloud may fool once; the same look beside several clouds is no cloud
     open_seen = float(np.where(series.near_cloud[seen], 0.5, 1.0)[~series.frozen[seen]].sum())
-    gone = _absent_since(run, series.near_cloud[run.dates])
+    gone, long = _absent_since(run, series.near_cloud[run.dates]), seen.size >= rules.min_stay + 2
     if gone:
-        fades = causes.cleared and np.ptp(causes.years[seen]) < rules.season_years
-        if seen.size < rules.min_stay or open_seen < 2 or fades:
-            return None, "phenology" if fades else _not_persistent(series, causes, run, seen)
-        if gone == 1:
-            return ("unresolved", None) if seen.size >= rules.min_stay + 2 else (None, "not-persistent")
-        return ("removed" if seen.size >= rules.min_stay + 2 else "transient"), None
+        if seen.size < rules.min_stay or open_seen < 2 or (gone == 1 and not long):
+            return None
+        return "unresolved" if gone == 1 else "removed" if long else "transient"
     if seen.size >= rules.min_after and open_seen >= rules.min_after - 1:
-        return "persistent", None
-    if seen.size >= 2 and open_seen > 1:
-        return "unresolved", None
-    return None, _not_persistent(series, causes, run, seen)
+        return "persistent"
+    return "unresolved" if seen.size >= 2 and open_seen > 1 else None
+
+
+def settled(
+    verdict: Verdict, confidence: float, causes: Causes, rules: Persistence = Persistence()
+) -> Verdict:
+    """Let the probability that it was built decide where the series alone does not exclude it.
+
+    Parameters
+    ----------
+    verdict : of its series
+    confidence : probability that it was built
+    causes : what else might explain it
+    rules : persistence rules
+    """
+    status, times = verdict.status or verdict.standing, np.flatnonzero(verdict.seen)
+    if status is None:
+        return verdict
+    if confidence >= rules.min_confidence:
+        enough = times.size >= rules.min_after
+        confirmed = max(int(times[rules.min_after - 1]), verdict.first) if enough else -1
+        return replace(verdict, status=status, reason=None, confirmed=confirmed)
+    ordinary = {"water": "turbidity", "shore": "water-level", "land": "phenology"}[causes.over]
+    other = "misregistration" if 0.5 * causes.edge_step > causes.step else ordinary
+    return replace(verdict, status=None, reason=verdict.reason or other, standing=status, confirmed=-1)
 
 
 def _absent_since(run: _Run, near_cloud: Array) -> int:
@@ -369,7 +329,7 @@ def _absent_since(run: _Run, near_cloud: Array) -> int:
 
 
 def _not_persistent(series: Series, causes: Causes, run: _Run, seen: Array) -> str:
-    """Name the likeliest cause of something that does not stay."""
+    """Name the likeliest cause of what does not stay."""
     icy = series.usable & series.frozen & (series.value > 0.5)
     if icy.sum() > seen.size or (seen.size and causes.frozen[seen].mean() > 0.5):
         return "snow" if causes.over == "land" else "ice"
@@ -405,41 +365,6 @@ def _share(state: Array, weight: Array) -> float:
     """Return the weighted share of "there" among the dates that speak, 0 without any."""
     total = float(weight[state != 0].sum())
     return float(weight[state > 0].sum() / total) if total > 0 else 0.0
-
-
-def first_part(
-    begin: Array, rows: Array, columns: Array, *, share: float = 0.05, min_px: int = 4, later: float = 0.2
-) -> Array | None:
-    """Return the pixels of an object that changed first, if the rest followed later.
-
-    Parameters
-    ----------
-    begin : (pixel,) first date of each pixel, see :func:`pixel_begins`
-    rows, columns : (pixel,) where they are: a beginning is one piece, scattered early pixels are noise
-    share : part of the object that counts as its beginning
-    min_px : smallest beginning
-    later : share of the pixels that must follow by more than a date
-
-    Returns
-    -------
-    (pixel,) bool, or None where the object came at once or is too small to tell
-    """
-    from scipy import ndimage
-
-    count = max(int(np.ceil(share * begin.size)), min_px)
-    if begin.size < 4 * min_px:
-        return None
-    image = np.full((int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1), np.iinfo(np.int64).max)
-    at = (rows - rows.min(), columns - columns.min())
-    image[at] = begin
-    for date in np.unique(begin):
-        parts, number = ndimage.label(image <= date, np.ones((3, 3)))
-        size = np.bincount(parts.ravel(), minlength=number + 1)
-        size[0] = 0
-        if size.max(initial=0) >= count:
-            early = np.asarray(parts[at] == int(size.argmax()))
-            return early if (begin > date + 1).mean() > later else None
-    return None
 
 
 def grown(whole: Verdict, part: Verdict) -> Verdict:
