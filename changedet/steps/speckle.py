@@ -32,9 +32,9 @@ _TAPS = np.array([0.25, 0.5, 0.25])
 
 
 def looks_of_variance(variance: Array | float) -> Array:
-    """Return the looks whose log power has this variance, 1 to 500; the inverse of the trigamma function.
+    """Return the looks whose log power has this variance, 0.5 to 500; the inverse of the trigamma function.
 
-    >>> float(looks_of_variance(0.2556).round(2))
+    >>> float(looks_of_variance(0.2556).round(1))
     4.4
     """
     from scipy.special import polygamma
