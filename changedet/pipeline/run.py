@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ def _smallest(found: _assemble.Detection, plan: Plan, progress: Progress) -> dic
 def search(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
     """Run the detector."""
     options = plan.record(detector.Options)
-    threads = int(plan.section("compute")["workers"] or 1)
+    threads = int(plan.section("compute")["workers"] or os.cpu_count() or 1)
     size = aggregate.block_size(Grid.of(native).gsd_m, **plan.keywords(aggregate.block_size))
     with clock("background"):
         stack = aggregate.aggregate(native, size)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from changedet.steps._robust import nan_median
+
 Array = npt.NDArray[Any]
 
 
@@ -71,9 +73,9 @@ def project(value: Array, variance: Array, frozen: Array, near_cloud: Array) -> 
     used = np.isfinite(value)
     some = used.any(axis=1)
     middle, noise = np.full(value.shape[0], np.nan), np.full(value.shape[0], np.inf)
-    middle[some] = np.nanmedian(value[some], axis=1)
+    middle[some] = nan_median(value[some].T)
     independent = np.maximum(used.sum(axis=1) / 4, 1)  # neighbors share a point-spread function
-    noise[some] = np.sqrt(np.nanmedian(variance[some], axis=1) / independent[some])
+    noise[some] = np.sqrt(nan_median(variance[some].T) / independent[some])
     return Series(middle, noise, used.mean(axis=1), frozen, near_cloud)
 
 

@@ -11,6 +11,7 @@ neighbors.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,6 +166,21 @@ class Background:
     position_weight: float
     n_history: int
 
+    @functools.cached_property
+    def base(self) -> Array:
+        """Median of the prototypes, (time, band) float32: kept apart, it keeps squares small."""
+        return np.nan_to_num(nan_median(self.median), nan=0.0).astype(np.float32)
+
+    @functools.cached_property
+    def table(self) -> Array:
+        """What is mixed of each prototype: means over the base, squares, whether known, flat float32."""
+        count, _, bands = self.median.shape
+        known = np.repeat(np.isfinite(self.median).all(axis=2, keepdims=True), bands, axis=2)
+        mean = np.where(known, self.median - self.base, 0)
+        square = np.where(known, mean**2 + self.spread**2, 0)
+        parts = (mean.reshape(count, -1), square.reshape(count, -1), known[:, :, 0])
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
 
 def fit_background(
     values: Array,
@@ -311,16 +327,10 @@ def _mix(model: Background, index: Array, weight: Array) -> tuple[Array, Array]:
 
     n, k = index.shape
     count, times, bands = model.median.shape
-    known = np.repeat(np.isfinite(model.median).all(axis=2, keepdims=True), bands, axis=2)
-    base = np.nan_to_num(nan_median(model.median), nan=0.0).astype(np.float32)  # keeps squares small
-    mean = np.where(known, model.median - base, 0).reshape(count, -1)
-    square = np.where(known, (model.median - base) ** 2 + model.spread**2, 0).reshape(count, -1)
-    seen = known[:, :, 0].astype(np.float32)
-    table = np.concatenate([mean, square, seen], axis=1).astype(np.float32)
     mixer = csr_array(
         (weight.ravel().astype(np.float32), index.ravel(), np.arange(0, n * k + 1, k)), shape=(n, count)
     )
-    mixed = mixer @ table
+    mixed = mixer @ model.table
     size = times * bands
     share = np.repeat(mixed[:, 2 * size :], bands, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -328,4 +338,4 @@ def _mix(model: Background, index: Array, weight: Array) -> tuple[Array, Array]:
         variance = mixed[:, size : 2 * size] / share - first**2
     shape = (n, times, bands)
     spread = np.sqrt(np.maximum(variance, 0)).reshape(shape)
-    return first.reshape(shape) + base, spread
+    return first.reshape(shape) + model.base, spread

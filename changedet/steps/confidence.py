@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from changedet.steps._robust import nan_median
+
 Array = npt.NDArray[Any]
 
 OVER = ("water", "shore", "land")
@@ -135,7 +137,7 @@ def beside(value: Array, around: Array, before: Array, after: Array) -> tuple[fl
     -------
     shared, contrast : see :class:`Facts`; NaN where too little is known
     """
-    own, ring = _median(value), _median(around)
+    own, ring = nan_median(value.T), nan_median(around.T)
     both = np.isfinite(own) & np.isfinite(ring)
     low, high = before & both, after & both
     if low.sum() < 2 or high.sum() < 2:
@@ -145,15 +147,6 @@ def beside(value: Array, around: Array, before: Array, after: Array) -> tuple[fl
     scatter2 = sum(_scatter(apart[side]) ** 2 for side in (low, high))
     rise = float(np.median(apart[high]) - np.median(apart[low]))
     return theirs / step if step else float("nan"), rise / float(np.sqrt(scatter2 + FLOOR**2))
-
-
-def _median(values: Array) -> Array:
-    """Return the median over pixels of every date, NaN where none is usable."""
-    out = np.full(values.shape[0], np.nan)
-    some = np.isfinite(values).any(axis=1)
-    if some.any():
-        out[some] = np.nanmedian(values[some], axis=1)
-    return out
 
 
 def _scatter(values: Array) -> float:
