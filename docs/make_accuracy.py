@@ -32,7 +32,8 @@ import changedet as cd
 from changedet.demo import write_scenes
 from changedet.simulate import SceneSettings, Simulation, simulate
 
-SENSORS = ("submetre", "planet", "sentinel-2")
+HARD = " hard"
+SENSORS = tuple(f"{s}{how}" for how in ("", HARD) for s in ("submetre", "planet", "sentinel-2"))
 SEEDS = (0, 1, 2, 3, 4)
 WORKS = ("built", "quiet")
 PAGE = Path(__file__).with_name("accuracy.md")
@@ -47,9 +48,15 @@ figures and each ingredient of `auto` was taken away in turn.
   *Decided* leaves out what the run itself calls unresolved.
 - *Dates*: share of matched objects whose true date lies in `(last_absent, first_seen]`.
 - *False, quiet*: structures reported in a stack in which nothing was built.
+- In brackets: what is aimed at.
+- *Hard* scenes break what the ordinary ones flatter: no pixel like another, land that changes for its own
+  reasons, banks and bars that move, traffic that stays, geometry that differs, masks wrong in both
+  directions, few and uneven dates.
 - *Notebook*: median of the first third of the dates against that of the last third, change vector, Otsu,
   polygons of at least {BASELINE_PX} pixels."""
-WANTED = {"f1": 0.6, "cover": 0.9, "false": 1.0, "baseline": 0.2}
+WANTED = {"submetre": 0.85, "planet": 0.92, "sentinel-2": 0.92}
+"""Mean F1 that is aimed at on ordinary scenes, and other aims: (ordinary, hard)."""
+WANTED_HARD, COVER, FALSE = 0.8, 0.95, (0.1, 0.25)
 
 
 def main() -> None:
@@ -104,7 +111,8 @@ def fingerprint() -> str:
 
 def measure(sensor: str, seed: int, works: str, **changes: object) -> dict:
     """Simulate one stack, run the commands on it, and return their scores."""
-    settings = SceneSettings.for_sensor(sensor, seed, build=works == "built", **changes)
+    name, hard = sensor.removesuffix(HARD), sensor.endswith(HARD)
+    settings = SceneSettings.for_sensor(name, seed, build=works == "built", hard=hard, **changes)
     simulation = simulate(settings)
     folder = Path(tempfile.mkdtemp(prefix="changedet-accuracy-"))
     try:
@@ -213,23 +221,22 @@ def summary(scores: list[dict], sensors: list[str]) -> str:
     """Return the table of means."""
     head = ("imagery", "pixel m", "dates × rows × columns", "F1", "F1, decided", "precision", "recall",
             "dates", "interval, days", "false, quiet", "notebook F1", "notebook false", "s")  # fmt: skip
-    rows = [
-        ("*wanted*", "", "", f"≥ {WANTED['f1']}", "", "", "", f"≥ {WANTED['cover']:.0%}", "",
-         f"≤ {WANTED['false']:g}", f"< {WANTED['baseline']}", "", "")
-    ]  # fmt: skip
+    rows = []
     for sensor in sensors:
+        hard = sensor.endswith(HARD)
+        aim = WANTED_HARD if hard else WANTED[sensor]
         built, quiet = of(scores, sensor, "built"), of(scores, sensor, "quiet")
         ours = [one["ours"] for one in built]
         rows.append((
             sensor, f"{built[0]['gsd_m']:g}",
             " × ".join(map(str, (built[0]["n_dates"], *built[0]["shape_px"]))),
-            f"{mean(o['f1'] for o in ours):.2f}",
+            f"{mean(o['f1'] for o in ours):.2f} (≥ {aim})",
             f"{mean(o['decided']['f1'] or 0 for o in ours):.2f}",
             ratio(sum(o["matched"] for o in ours), sum(o["n_found"] for o in ours)),
             ratio(sum(o["matched"] for o in ours), sum(o["n_truth"] for o in ours)),
-            share(sum(o["covered"] for o in ours), sum(o["n_dated"] for o in ours)),
+            f"{share(sum(o['covered'] for o in ours), sum(o['n_dated'] for o in ours))} (≥ {COVER:.0%})",
             days([o["width_days"] for o in ours]),
-            f"{mean(one['false'] for one in quiet):.1f}",
+            f"{mean(one['false'] for one in quiet):.1f} (≤ {FALSE[hard]})",
             f"{mean(one['baseline']['f1'] for one in built):.2f}",
             f"{mean(one['baseline_false'] for one in quiet):.0f}",
             f"{mean(one['seconds'] for one in built + quiet):.0f}",
