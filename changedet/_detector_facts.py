@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from changedet.steps import confidence, mask, track
+from changedet.steps._robust import middle
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +29,7 @@ class Place:
     candidate : what is looked at
     rows, columns : (pixel,) its footprint within the window
     image : (time, band, y, x) of the window
+    value : (time, pixel) its residuals projected on its step
     residual, weight : (time, band, y, x) evidence of the window
     stratum : (y, x) of the window
     """
@@ -36,6 +38,7 @@ class Place:
     rows: Array
     columns: Array
     image: Array
+    value: Array
     residual: Array
     weight: Array
     stratum: Array
@@ -49,10 +52,7 @@ def middle_brightness(median: Array, bands: tuple[str, ...]) -> Array:
     median : (prototype, time, band) log values, NaN = unknown
     bands : names of the bands
     """
-    light = np.sort(mask.visible_brightness(median[..., None, None], bands)[..., 0, 0], axis=0)
-    count = np.isfinite(light).sum(axis=0)
-    middle = np.take_along_axis(light, np.maximum((count - 1) // 2, 0)[None], axis=0)[0]
-    return np.where(count > 0, middle, np.nan)
+    return middle(mask.visible_brightness(median[..., None, None], bands)[..., 0, 0])
 
 
 def gather(
@@ -67,13 +67,11 @@ def gather(
     scene : the detector's model
     """
     candidate, bands = place.candidate, scene.setting.bands
-    at = (slice(None), slice(None), place.rows, place.columns)
-    value, _ = track.pixel_values(place.residual[at], place.weight[at], candidate.delta, scene.whiten)
     ring = _around(place)
     beyond = (place.residual[:, :, ring], place.weight[:, :, ring])
     around, _ = track.pixel_values(*beyond, candidate.delta, scene.whiten)
     before, after = _sides(series, verdict, causes)
-    shared, contrast = confidence.beside(value, around, before, after)
+    shared, contrast = confidence.beside(place.value, around, before, after)
     return confidence.Facts(
         peak=candidate.peak,
         unexplained=verdict.unexplained,
@@ -81,7 +79,7 @@ def gather(
         contrast=contrast,
         visible=_largest(candidate.delta, bands, ("blue", "green", "red")),
         infrared=_largest(candidate.delta, bands, ("nir", "nir08")),
-        brilliance=_brilliance(place.image[at], after, bands, scene.brightness),
+        brilliance=_brilliance(place.image[:, :, place.rows, place.columns], after, bands, scene.brightness),
         edge=causes.edge_step / max(causes.step, 0.02),
         pixels=int(place.rows.size),
         gsd_m=scene.gsd_m,

@@ -18,6 +18,7 @@ import xarray as xr
 
 from changedet.blocks import Tile, map_tiles, windows
 from changedet.grid import Window
+from changedet.scenes import years
 from changedet.steps import backscatter, breaks, mask, powerstep, speckle, track
 
 Array = npt.NDArray[Any]
@@ -87,7 +88,6 @@ class Radar:
     water_level: Array
     rho: Array
     surfaces: tuple[Surface | None, ...]
-    sar: bool = True
     halo_px: int = 1
 
     def power(self, image: Array, window: Window) -> Array:
@@ -446,11 +446,9 @@ def _series(mean: powerstep.Mean, widened: float) -> track.Series:
 
 def _causes(stack: xr.Dataset, model: Radar, mean: powerstep.Mean, s: int) -> track.Causes:
     """Return what else might explain an object."""
-    times = stack.time.values
-    years = (times - times[0]) / np.timedelta64(1, "D") / 365.25
     return track.Causes(
         level=model.setting.level,
-        years=np.asarray(years, np.float64),
+        years=years(stack),
         frozen=model.setting.frozen[:, s],
         over=mask.STRATA[s],
         step=float(np.linalg.norm(mean.split.delta)),

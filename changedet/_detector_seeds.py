@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,41 @@ class Maps:
     stratum: Array
     nulls: tuple[breaks.NullScale | None, ...]
 
+    @functools.cached_property
+    def patches(self) -> tuple[tuple[Array, Array], ...]:
+        """Peak of every connected patch above ``PATCH_Z``, and the date of its step, for each stratum."""
+        return tuple(_patches(self, s) for s in range(len(mask.STRATA)))
+
+
+PATCH_Z = 3.0
+"""Evidence above which connected pixels are a patch."""
+
+FEW = 20
+"""Fewer patches give no tail."""
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """How far patches reach: as many as ``number`` above ``PATCH_Z``, fewer by e for every ``fall`` more."""
+
+    number: int
+    fall: float
+
+    @classmethod
+    def of(cls, peak: Array) -> _Tail | None:
+        """Fit it to the median of the peaks, which the few that were built do not move."""
+        if peak.size < FEW:
+            return None
+        return cls(peak.size, max(float(np.median(peak) - PATCH_Z), 1e-3) / float(np.log(2)))
+
+    def level(self, factor: float) -> float:
+        """Return the evidence that ``1 / factor`` patches exceed by chance."""
+        return PATCH_Z + self.fall * float(np.log(self.number * factor))
+
+    def expected(self, peak: float) -> float:
+        """Return how many patches reach as far by chance."""
+        return self.number * float(np.exp((PATCH_Z - peak) / self.fall))
+
 
 REFERENCE_ALPHA = 0.05
 
@@ -50,7 +85,7 @@ def seed_level(maps: Maps, seed_z: float, alpha: float) -> Array:
     return np.maximum(level, restless_level(maps, REFERENCE_ALPHA / alpha))
 
 
-def restless_level(maps: Maps, factor: float = 1.0, *, base: float = 3.0, few: int = 20) -> Array:
+def restless_level(maps: Maps, factor: float = 1.0) -> Array:
     """Return the evidence that one patch in a stratum reaches by chance on the date its step is at.
 
     When fields ripen or snow melts, hundreds of patches take a step on the same date. That date's own patches
@@ -66,59 +101,44 @@ def restless_level(maps: Maps, factor: float = 1.0, *, base: float = 3.0, few: i
 
     Returns
     -------
-    (y, x) float32, ``base`` where nothing is known
+    (y, x) float32, ``PATCH_Z`` where nothing is known
     """
-    level = np.full(maps.z.shape, base, np.float32)
-    for s in range(len(mask.STRATA)):
+    level = np.full(maps.z.shape, PATCH_Z, np.float32)
+    for s, (peak, date) in enumerate(maps.patches):
         own = maps.stratum == s
-        peak, date = _patches(maps, s, base)
-        by_date = np.full(int(maps.index.max(initial=0)) + 1, base, np.float32)
+        by_date = np.full(int(maps.index.max(initial=0)) + 1, PATCH_Z, np.float32)
         for k in np.unique(date):
-            excess = peak[date == k] - base
-            if excess.size >= few:
-                by_date[k] = base + np.median(excess) / np.log(2) * np.log(excess.size * factor)
+            tail = _Tail.of(peak[date == k])
+            if tail is not None:
+                by_date[k] = tail.level(factor)
         level[own] = by_date[np.maximum(maps.index[own], 0)]
     return level
 
 
-def _patches(maps: Maps, stratum: int, base: float) -> tuple[Array, Array]:
-    """Return the peak of every connected patch of a stratum above a level, and the date of its step."""
+def _patches(maps: Maps, stratum: int) -> tuple[Array, Array]:
+    """Return peak and date of every patch of a stratum."""
     from scipy import ndimage
 
     z = np.where(maps.stratum == stratum, np.nan_to_num(maps.z, nan=-np.inf), -np.inf)
-    patches, count = ndimage.label(z > base, np.ones((3, 3)))
+    patches, count = ndimage.label(z > PATCH_Z, np.ones((3, 3)))
     if count == 0:
         return np.zeros(0, np.float32), np.zeros(0, np.int16)
     at = tuple(np.array(ndimage.maximum_position(z, patches, np.arange(1, count + 1))).T)
     return z[at], maps.index[at]
 
 
-def by_chance(maps: Maps, *, base: float = 3.0, few: int = 20) -> Callable[[int, int, float], float]:
-    """Return a function that says how likely a scene without works has evidence as strong somewhere.
+def by_chance(maps: Maps, stratum: int, date: int, peak: float) -> float:
+    """Return how likely a scene without works has evidence as strong somewhere; NaN where nothing says so.
 
-    As in :func:`restless_level`, the tail of the scene's own patches is an exponential fitted to the median
-    of their peaks; that of the whole stratum or of the date of the step, whichever reaches further.
+    As in :func:`restless_level`, by the tail of the scene's own patches: that of the whole stratum or that of
+    the date of the step, whichever reaches further.
 
     Parameters
     ----------
     maps : evidence
-    base : evidence above which connected pixels are a patch
-    few : fewer patches give no tail
-
-    Returns
-    -------
-    ``p_value(stratum, date, peak)``, NaN where there is no tail
+    stratum, date, peak : of a candidate
     """
-    known = [_patches(maps, s, base) for s in range(len(mask.STRATA))]
-
-    def expected(excess: Array, peak: float) -> float:
-        if excess.size < few:
-            return float("nan")
-        return float(excess.size * np.exp(-np.log(2) * (peak - base) / max(np.median(excess), 1e-3)))
-
-    def p_value(stratum: int, date: int, peak: float) -> float:
-        peaks, dates = known[stratum]
-        both = [expected(peaks - base, peak), expected(peaks[dates == date] - base, peak)]
-        return float("nan") if np.isnan(both).all() else float(-np.expm1(-np.nanmax(both)))
-
-    return p_value
+    peaks, dates = maps.patches[stratum]
+    tails = [_Tail.of(peaks), _Tail.of(peaks[dates == date])]
+    expected = [tail.expected(peak) for tail in tails if tail is not None]
+    return float(-np.expm1(-max(expected))) if expected else float("nan")

@@ -24,6 +24,7 @@ from changedet.pipeline._recovery import UNSEEN, Outcome
 from changedet.pipeline._work import Progress
 from changedet.pipeline.run import detect
 from changedet.steps import mask
+from changedet.steps._robust import middle
 
 if TYPE_CHECKING:
     from changedet.sites import Site
@@ -247,7 +248,7 @@ def clarity(at: injection.Ground, material: str) -> Array:
     for tile in windows(found.maps.z.shape, detector.TILE_PX, halo_px=model.halo_px):
         image, quality = detector.read_window(found.stack, tile.outer)
         weight = detector.evidence(model, image, quality, tile.outer).weight[(..., *tile.trim)]
-        usual = injection.middle(mask.log_image(image[(..., *tile.trim)]))
+        usual = middle(mask.log_image(image[(..., *tile.trim)]))
         error = np.sqrt(sum(1 / np.maximum(part.sum(axis=0), 1e-9) for part in (weight[:k], weight[k:])))
         step = np.einsum("cb,byx->cyx", model.whiten, (target[:, None, None] - usual) / error)
         out[tile.inner] = np.sqrt((step**2).sum(axis=0))

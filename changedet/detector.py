@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from changedet._detector_rows import overlap, row_candidates
 from changedet._detector_seeds import REFERENCE_ALPHA, Maps, by_chance, restless_level, seed_level
 from changedet.blocks import Tile, map_tiles, windows
 from changedet.grid import Grid, Window, grow
-from changedet.scenes import CLOUDY, is_sar
+from changedet.scenes import CLOUDY, is_sar, years
 from changedet.steps import background, breaks, bridge, mask, track
 from changedet.steps import confidence as belief
 from changedet.steps._robust import rank
@@ -33,6 +33,8 @@ __all__ = [
     "Model",
     "Object",
     "Options",
+    "Reader",
+    "at_alpha",
     "evidence",
     "fit",
     "in_null_units",
@@ -94,6 +96,7 @@ class Model:
     doubt_px: int
     pool_px: float
     gsd_m: float
+    years: Array
 
     @functools.cached_property
     def brightness(self) -> Array:
@@ -157,7 +160,8 @@ def fit(stack: xr.Dataset, options: Options = Options(), noise: breaks.Noise = b
     doubt_px = int(np.clip(round(options.doubt_m / gsd_m), 2, 10))
     pool_px = float(np.clip(options.pool_m / gsd_m, *POOL_PX))
     allowed = tolerance(stack, noise)
-    return Model(where, model, spread, whiten, allowed, noise, options, doubt_px, pool_px, gsd_m)
+    scale = (doubt_px, pool_px, gsd_m)
+    return Model(where, model, spread, whiten, allowed, noise, options, *scale, years(stack))
 
 
 def tolerance(stack: xr.Dataset, noise: breaks.Noise) -> Array:
@@ -285,7 +289,10 @@ def pool(found: Evidence, sigma_px: float) -> tuple[Array, Array]:
     return residual, np.where(found.weight > 0, weight, 0)
 
 
+_Rules = TypeVar("_Rules", track.Persistence, bridge.Rules)
 Tick = Callable[[int], None]
+Reader = Callable[[Window], tuple[Array, Array]]
+"""Gives image and quality of a window."""
 
 
 def read_window(stack: xr.Dataset, window: Window) -> tuple[Array, Array]:
@@ -382,35 +389,40 @@ def objects(
         chance = restless_level(maps, REFERENCE_ALPHA / alpha)
         known = (rules, growth, alpha)
         return [Object(**vars(o)) for o in radar.objects(stack, model, maps, chance, known, tick)]
-    seed = seed_level(maps, model.options.seed_z, alpha)
-    rules = replace(rules, min_confidence=belief.stricter(rules.min_confidence, REFERENCE_ALPHA / alpha))
+    seed, read = seed_level(maps, model.options.seed_z, alpha), functools.partial(read_window, stack)
+    rules, lenient = (
+        at_alpha(rules, alpha),
+        replace(rules, min_confidence=at_alpha(rows, alpha).min_confidence),
+    )
     found = []
     for candidate in track.candidates(maps.z, maps.delta, seed, growth):
-        found.append(judge(stack, model, maps, candidate, rules))
+        found.append(judge(read, model, maps, candidate, rules))
         if tick is not None:
             tick(1)
-    least = belief.stricter(rows.min_confidence, REFERENCE_ALPHA / alpha)
-    lenient = replace(rules, min_confidence=least)
     standing = [o.candidate for o in found if o.verdict.status is not None]
     for candidate in row_candidates(maps, standing, seed, (growth, rows), Grid.of(stack).gsd_m):
-        more = judge(stack, model, maps, candidate, lenient)
+        more = judge(read, model, maps, candidate, lenient)
         if more.verdict.status is not None:
             found = [o for o in found if not overlap(o.candidate, candidate)]
             found.append(replace(more, by_row=True))
-    reached = by_chance(maps)
 
     def p_value(one: Object) -> float:
-        return reached(mask.STRATA.index(one.stratum), one.verdict.first, one.candidate.peak)
+        return by_chance(maps, mask.STRATA.index(one.stratum), one.verdict.first, one.candidate.peak)
 
     return [replace(one, p_value=p_value(one)) for one in found]
 
 
+def at_alpha(rules: _Rules, alpha: float) -> _Rules:
+    """Return rules that ask for odds as much higher as the false-alarm level is stricter."""
+    return replace(rules, min_confidence=belief.stricter(rules.min_confidence, REFERENCE_ALPHA / alpha))
+
+
 def judge(
-    stack: xr.Dataset, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence
+    read: Reader, model: Model, maps: Maps, candidate: track.Candidate, rules: track.Persistence
 ) -> Object:
     """Date and judge one candidate from the evidence of its own window."""
     outer = grow(candidate.window, max(model.halo_px, int(np.ceil(facts.RING_PX[1]))), maps.z.shape)
-    image, quality = read_window(stack, outer)
+    image, quality = read(outer)
     own = evidence(model, image, quality, outer)
     stratum = mask.STRATA[np.bincount(maps.stratum[candidate.rows, candidate.columns], minlength=3).argmax()]
 
@@ -426,7 +438,7 @@ def judge(
 
     causes = track.Causes(
         level=model.setting.level,
-        years=years(stack),
+        years=model.years,
         frozen=model.setting.frozen[:, mask.STRATA.index(stratum)],
         over=stratum,
         edge_step=float(np.median(np.linalg.norm(own.slope[at], axis=0))),
@@ -441,7 +453,7 @@ def judge(
     if verdict.status in ("persistent", "unresolved", None) and early is not None:
         part = track.judge(series(early), causes, rules)
         verdict = track.grown(verdict, part)
-    place = facts.Place(candidate, rows, columns, image, own.residual, own.weight, own.stratum)
+    place = facts.Place(candidate, rows, columns, image, value, own.residual, own.weight, own.stratum)
     known = facts.gather(place, whole, verdict, causes, model)
     chance = float(belief.confidence([known])[0])
     return Object(candidate, whole, track.settled(verdict, chance, causes, rules), stratum, chance, known)
@@ -450,9 +462,3 @@ def judge(
 def _darker(delta: Array, stratum: str, bands: tuple[str, ...]) -> bool:
     """Say whether a step is to the dark; on land, what is built is brighter in some visible band."""
     return track.all_darker(delta) or (stratum == "land" and track.not_brighter(delta, bands))
-
-
-def years(stack: xr.Dataset) -> Array:
-    """Return acquisition times in years from the first date, (time,) float64."""
-    times = stack.time.values
-    return np.asarray((times - times[0]) / np.timedelta64(1, "D") / 365.25, np.float64)

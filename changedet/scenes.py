@@ -191,6 +191,12 @@ def is_sar(stack: xr.Dataset | xr.DataArray) -> bool:
     return bool(set(map(str, np.atleast_1d(stack.coords["band"].values))) <= SAR_BANDS)
 
 
+def years(stack: xr.Dataset) -> npt.NDArray[np.float64]:
+    """Return acquisition times in years from the first date, (time,) float64."""
+    times = stack.time.values
+    return np.asarray((times - times[0]) / np.timedelta64(1, "D") / 365.25, np.float64)
+
+
 def make_stack(
     image: Any,
     grid: Grid,

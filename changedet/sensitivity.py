@@ -20,9 +20,8 @@ import xarray as xr
 from changedet._sensitivity_rounds import Rounds
 from changedet.errors import InputError
 from changedet.grid import Grid
-from changedet.io.files import write_json, write_text
+from changedet.io.files import write_text
 from changedet.io.raster import write_cog
-from changedet.io.stack import open_stack
 from changedet.pipeline import Plan, ReadOptions, SensitivityOptions
 from changedet.pipeline import _injection as injection
 from changedet.pipeline._assemble import Detection
@@ -30,8 +29,17 @@ from changedet.pipeline._figures import recovery_figure, save
 from changedet.pipeline._quick import by_size
 from changedet.pipeline._recovery import CSV, Curve, Outcome, Size, cells, exponent, reasons, select, smallest
 from changedet.pipeline._tables import csv_text, wanted_outputs
-from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
-from changedet.pipeline.run import add_files, head, prepare, scene_facts, scenes_of, search, usable_scenes
+from changedet.pipeline._work import Clock, Progress, grid_record, quiet, staged
+from changedet.pipeline.run import (
+    add_files,
+    head,
+    opened,
+    prepare,
+    scene_facts,
+    search,
+    usable_scenes,
+    write_record,
+)
 from changedet.scenes import is_sar
 from changedet.steps import mask
 
@@ -254,24 +262,14 @@ def measure(
     wanted, how = wanted_outputs(outputs, (), (*FILES, "run.json")), plan.record(ReadOptions)
     area = aoi if aoi is not None or site is None else site.aoi
     with staged(Path(out), names=FILES, overwrite=overwrite) as stage:
-        with clock("recognise"):
-            scenes, others = scenes_of(inputs, how)
-        tell("read", 0, 1)
-        with clock("read"):
-            stack = open_stack(scenes, aoi=area, bands=how.bands, warp=how.warp)
-        tell("read", 1, 1)
+        scenes, others, stack = opened(inputs, how, area, clock, tell)
         result = _sensitivity(stack, plan, site, clock, tell)
         with clock("checksums"):
             add_files(result.record, scenes, others)
-        said = result.record["warnings"]
         result.record.update(head(plan, clock, "changedet sensitivity"), **(notes or {}))
-        result.record["warnings"] = said
         with clock("write"):
             names = _write(stage, result, plan, wanted)
-        result.record.update(
-            files=[*names, "run.json"], timings=clock.timings, peak_memory_mb=peak_memory_mb()
-        )
-        write_json(stage / "run.json", result.record)
+        write_record(stage, result.record, names, clock)
         tell("write", 1, 1)
     return result
 

@@ -121,17 +121,24 @@ def _candidates(scene: tuple[str, int, bool, bool]) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return columns and truth of candidates."""
-    from changedet.steps.confidence import Facts, columns
+def facts_of(rows: list[dict]) -> list:
+    """Return the facts of candidates."""
+    from changedet.steps.confidence import Facts
 
     names = [f.name for f in dataclasses.fields(Facts)]
-    return columns([Facts(**{n: row[n] for n in names}) for row in rows]), np.array([r["true"] for r in rows])
+    return [Facts(**{n: row[n] for n in names}) for row in rows]
+
+
+def truth_of(rows: list[dict]) -> np.ndarray:
+    """Return which candidates are true."""
+    return np.array([row["true"] for row in rows])
 
 
 def fit(rows: list[dict]) -> dict:
     """Fit a logistic regression with a ridge by Newton's method; unknown values count as the mean."""
-    found, true = table(rows)
+    from changedet.steps.confidence import columns
+
+    found, true = columns(facts_of(rows)), truth_of(rows)
     names = list(found)
     x = np.stack([found[n] for n in names], axis=1)
     mean = np.nanmean(x, axis=0)
@@ -154,18 +161,11 @@ def fit(rows: list[dict]) -> dict:
     return {"intercept": round(float(beta[0] - weight @ mean), 4), "columns": columns}
 
 
-def stated(weights: dict, rows: list[dict]) -> np.ndarray:
-    """Return the confidence that weights give candidates."""
-    total = np.full(len(rows), weights["intercept"])
-    for name, value in table(rows)[0].items():
-        entry = weights["columns"][name]
-        total += entry["weight"] * np.where(np.isfinite(value), value, entry["mean"])
-    return 1 / (1 + np.exp(-total))
-
-
 def written(weights: dict, rows: list[dict], fitted: int) -> str:
     """Return the page."""
-    p, true = stated(weights, rows), np.array([r["true"] for r in rows])
+    from changedet.steps.confidence import confidence
+
+    p, true = confidence(facts_of(rows), weights), truth_of(rows)
     groups = {"all": np.ones(len(rows), bool)}
     groups |= {f"{s}, {w}": np.array([r["sensor"] == s and r["hard"] == h for r in rows])
                for s in SENSORS for w, h in (("ordinary", False), ("hard", True))}  # fmt: skip
@@ -190,14 +190,13 @@ def written(weights: dict, rows: list[dict], fitted: int) -> str:
 
 def reliability(p: np.ndarray, true: np.ndarray) -> tuple[list[str], float]:
     """Return the cells of a row, and the expected calibration error over ten bins."""
+    from changedet.metrics import calibration
+
     cells = []
     for low, high in pairwise(BINS):
         own = (p >= low) & ((p < high) | (high == 1))
         cells.append(f"{own.sum()}: {true[own].mean():.2f}" if own.any() else "0")
-    tenth = np.minimum((p * 10).astype(int), 9)
-    error = sum(abs(p[tenth == k].mean() - true[tenth == k].mean()) * (tenth == k).mean()
-                for k in range(10) if (tenth == k).any())  # fmt: skip
-    return cells, float(error)
+    return cells, float(calibration(p, true)["ece"])
 
 
 if __name__ == "__main__":

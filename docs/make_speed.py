@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "DASK_SCHEDULER": "threads"}
-"""As changedet's command line sets it for itself; here for its functions too."""
 PAGE = Path(__file__).with_name("speed.md")
 MADE = "Made by `python docs/make_speed.py`, which says how; not edited by hand."
 BANDS = ("blue", "green", "red", "nir")
@@ -216,7 +214,12 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(table: list[Line], at: Path, rounds: int) -> dict[str, Measured]:
-    """Run every line once for nothing, then round by round."""
+    """Run every line once for nothing, then round by round.
+
+    changedet's functions get the environment that its command line sets for itself.
+    """
+    from changedet.cli import ENVIRONMENT
+
     found = {line.key: Measured() for line in table if line.command is not None}
     for turn in range(rounds + 1):
         for line in table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,16 +43,16 @@ def sample(layer: Layer, *, side_px: int = 128) -> npt.NDArray[Any]:
     The whole file is read, decimated, where the windows hold nothing but fill.
     """
     rows, columns = layer.grid.shape if layer.grid is not None else (side_px, side_px)
-    parts, files = [], OpenFiles()  # kept open, a tile is decoded once
-    for fy, fx in ((0.5, 0.5), (0.2, 0.2), (0.2, 0.8), (0.8, 0.2), (0.8, 0.8)):
-        r = int(np.clip(fy * rows - side_px / 2, 0, max(rows - side_px, 0)))
-        c = int(np.clip(fx * columns - side_px / 2, 0, max(columns - side_px, 0)))
-        r, c = (_in_one_tile(at, side_px, tile) for at, tile in zip((r, c), layer.block, strict=True))
-        window = (slice(r, min(r + side_px, rows)), slice(c, min(c + side_px, columns)))
-        parts.append(read_window(layer, window, files=files).reshape(len(layer.indexes), -1))
-        if rows <= side_px and columns <= side_px:
-            break
-    files.close()
+    parts = []
+    with closing(OpenFiles()) as files:  # kept open, a tile is decoded once
+        for fy, fx in ((0.5, 0.5), (0.2, 0.2), (0.2, 0.8), (0.8, 0.2), (0.8, 0.8)):
+            r = int(np.clip(fy * rows - side_px / 2, 0, max(rows - side_px, 0)))
+            c = int(np.clip(fx * columns - side_px / 2, 0, max(columns - side_px, 0)))
+            r, c = (_in_one_tile(at, side_px, tile) for at, tile in zip((r, c), layer.block, strict=True))
+            window = (slice(r, min(r + side_px, rows)), slice(c, min(c + side_px, columns)))
+            parts.append(read_window(layer, window, files=files).reshape(len(layer.indexes), -1))
+            if rows <= side_px and columns <= side_px:
+                break
     stored = np.concatenate(parts, axis=1)
     if valid(stored, layer).any():
         return stored

@@ -15,7 +15,9 @@ from changedet.blocks import windows
 from changedet.columns import table
 from changedet.findings import Findings
 from changedet.grid import Grid, attach
+from changedet.scenes import years
 from changedet.steps import aggregate, classify, mask
+from changedet.steps._robust import middle
 from changedet.steps.segment import measure_polygons
 
 Array = npt.NDArray[Any]
@@ -55,6 +57,12 @@ class Detection:
         return attach(aggregate.expand(values, self.size, grid.shape, fill=fill), grid, name=name)
 
 
+def least_area_m2(gsd_m: float, asked: float | None) -> float:
+    """Return the area under which a structure is an alarm: what was asked for, else by the pixel size."""
+    least = max(MIN_AREA_M2, MIN_PX * gsd_m**2) if asked is None else asked
+    return least * (1 - 1e-6)
+
+
 def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: dict[str, Any]) -> Findings:
     """Build the tables and rasters of a run.
 
@@ -67,8 +75,7 @@ def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: 
     """
     import geopandas as gpd
 
-    least = max(MIN_AREA_M2, MIN_PX * found.grid.gsd_m**2) if min_area_m2 is None else min_area_m2
-    table_all = _measured(found, least * (1 - 1e-6))
+    table_all = _measured(found, least_area_m2(found.grid.gsd_m, min_area_m2))
     kept = table_all[table_all["status"].notna()].reset_index(drop=True)
     structures = _structures(found, kept)
     labels, first = _rasters(found, kept)
@@ -258,7 +265,7 @@ def composite_dates(found: Detection, *, most: int = 5) -> tuple[Array, Array]:
     dates = np.flatnonzero(open_dates) if open_dates.sum() >= 4 else np.arange(open_dates.size)
     after = dates[-min(most, max(dates.size // 2, 1)) :]
     early = dates[dates < after[0]][: max(dates.size // 2, 1)]
-    season = detector.years(found.stack) % 1.0
+    season = years(found.stack) % 1.0
     apart = np.abs(season[early][:, None] - season[after][None, :])
     apart = np.minimum(apart, 1 - apart).min(axis=1)
     before = np.sort(early[np.argsort(apart, kind="stable")[:most]]) if early.size else after
@@ -272,10 +279,8 @@ def composites(found: Detection) -> tuple[xr.DataArray, xr.DataArray]:
         out = np.full((found.native.sizes["band"], *grid.shape), np.nan, np.float32)
         for tile in windows(grid.shape, detector.TILE_PX):
             rows, columns = tile.inner
-            values = np.sort(found.native.image.isel(time=dates, y=rows, x=columns).values, axis=0)
-            known = np.isfinite(values).sum(axis=0)
-            middle = np.clip((known - 1) // 2, 0, dates.size - 1)
-            out[:, rows, columns] = np.take_along_axis(values, middle[None], axis=0)[0]
+            values = found.native.image.isel(time=dates, y=rows, x=columns).values
+            out[:, rows, columns] = middle(values)
         names = found.native.band.values
         coords = {"band": names}
         result.append(attach(out, grid, dims=("band", "y", "x"), coords=coords, name="composite"))

@@ -25,6 +25,7 @@ from changedet.pipeline._assemble import Detection, over
 from changedet.pipeline._pixels import Pixels
 from changedet.simulate import coverage, reflectance, structure_share
 from changedet.steps import aggregate, mask
+from changedet.steps._robust import middle
 
 if TYPE_CHECKING:
     from shapely.geometry import Polygon
@@ -167,14 +168,6 @@ def light(
     gain = np.where(enough, np.clip(middle(ratio, axis=2), 0.3, 4), 1)
     level = np.median(usual[:, top], axis=1)
     return Light(bands, gain.astype(np.float32), level.astype(np.float32), bool(np.max(level) < 1.2))
-
-
-def middle(values: Array, axis: int = 0) -> Array:
-    """Return the median without NaN, NaN where there is nothing."""
-    ordered = np.sort(values, axis=axis)
-    n = np.isfinite(ordered).sum(axis=axis, keepdims=True)
-    middle = np.maximum((n - 1) // 2, 0)
-    return np.asarray(np.take_along_axis(ordered, middle, axis=axis).squeeze(axis))
 
 
 def blur_px(gsd_m: float) -> float:

@@ -56,9 +56,11 @@ def _window_bytes(image: Scene | xr.DataArray) -> int:
     return COPIES * pair_bytes(image, (1, WINDOW_PIXELS))
 
 
+def workers(plan: Plan) -> int:
+    """Return how many threads were asked for, else as many as there are processors."""
+    return int(plan.section("compute")["workers"] or os.cpu_count() or 1)
+
+
 def threads(image: Scene | xr.DataArray, plan: Plan) -> int:
     """Return how many windows may be in work at one time."""
-    workers = plan.section("compute")["workers"] or os.cpu_count() or 1
-    return max(min(workers, _memory(plan) // 2 // _window_bytes(image)), 1)
-
-
+    return max(min(workers(plan), _memory(plan) // 2 // _window_bytes(image)), 1)

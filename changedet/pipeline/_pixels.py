@@ -50,8 +50,8 @@ class Pixels:
             *(range(s.start // self.tile_px, (s.stop - 1) // self.tile_px + 1) for s in window)
         ):
             tile = self._tile(i, j)
-            rows = _overlap(window[0], i * self.tile_px, tile.shape[-2])
-            columns = _overlap(window[1], j * self.tile_px, tile.shape[-1])
+            rows = overlap(window[0], i * self.tile_px, tile.shape[-2])
+            columns = overlap(window[1], j * self.tile_px, tile.shape[-1])
             out[..., rows[0], columns[0]] = tile[..., rows[1], columns[1]]
         return out
 
@@ -84,7 +84,7 @@ class Pixels:
         return np.concatenate(parts, axis=-1)
 
 
-def _overlap(wanted: slice, low: int, size: int) -> tuple[slice, slice]:
+def overlap(wanted: slice, low: int, size: int) -> tuple[slice, slice]:
     """Return the part of a wanted range that a tile covers: as seen from the range, and from the tile."""
     first, last = max(wanted.start, low), min(wanted.stop, low + size)
     return slice(first - wanted.start, last - wanted.start), slice(first - low, last - low)

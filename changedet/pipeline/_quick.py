@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from changedet import detector
 from changedet.grid import Window, grow
 from changedet.pipeline import _injection as injection
-from changedet.pipeline._assemble import MIN_AREA_M2, MIN_PX, Detection
+from changedet.pipeline._assemble import Detection, least_area_m2
 from changedet.pipeline._options import SensitivityOptions
-from changedet.pipeline._pixels import Pixels
+from changedet.pipeline._pixels import Pixels, overlap
 from changedet.pipeline._recovery import UNSEEN, Outcome, fit_curve, reasons, select, smallest, wilson
 from changedet.pipeline._work import Progress, quiet
 from changedet.pipeline.plan import Plan
@@ -162,53 +161,34 @@ def kinds(
 
 
 @dataclass(frozen=True)
-class Held:
-    """Pixels of a window, as a stack gives them."""
-
-    values: Array
-
-
-@dataclass(frozen=True)
-class View:
-    """A window of a stack, as the detector reads it."""
-
-    image: Held
-    quality: Held
-
-
-@dataclass(frozen=True)
 class Overlay:
-    """A stack some windows of which hold other pixels; offers what the detector asks of a stack.
+    """Reads a stack some windows of which hold other pixels.
 
     Parameters
     ----------
-    time : dates
     base : image and quality of the stack
     patches : window, image and quality
     """
 
-    time: xr.DataArray
     base: tuple[Pixels, Pixels]
     patches: tuple[tuple[Window, Array, Array], ...]
 
-    def isel(self, *, y: slice, x: slice) -> View:
-        """Return a window of the stack with what lies over it."""
-        pixels = [np.array(values.read((y, x))) for values in self.base]
+    def __call__(self, view: Window) -> tuple[Array, Array]:
+        """Return image and quality of a window with what lies over it."""
+        image, quality = (np.array(values.read(view)) for values in self.base)
         for window, *values in self.patches:
-            there, here = _common(window, (y, x))
+            there, here = _common(window, view)
             if there is not None:
-                for under, own in zip(pixels, values, strict=True):
+                for under, own in zip((image, quality), values, strict=True):
                     under[(..., *there)] = own[(..., *here)]
-        return View(*map(Held, pixels))
+        return image, quality
 
 
 def _common(patch: Window, view: Window) -> tuple[Window | None, Window]:
     """Return where a patch lies in a view, and what part of the patch that is; None where it does not."""
-    both = [slice(max(p.start, v.start), min(p.stop, v.stop)) for p, v in zip(patch, view, strict=True)]
-    here = [slice(b.start - p.start, b.stop - p.start) for b, p in zip(both, patch, strict=True)]
-    there = [slice(b.start - v.start, b.stop - v.start) for b, v in zip(both, view, strict=True)]
-    apart = any(b.start >= b.stop for b in both)
-    return None if apart else (there[0], there[1]), (here[0], here[1])
+    rows, columns = (overlap(v, p.start, p.stop - p.start) for p, v in zip(patch, view, strict=True))
+    apart = any(there.start >= there.stop for there, _ in (rows, columns))
+    return None if apart else (rows[0], columns[0]), (rows[1], columns[1])
 
 
 @dataclass(frozen=True)
@@ -240,15 +220,15 @@ class Bench:
             z[inner] = detector.in_null_units(step.score, maps.stratum[inner], maps.nulls)
             index[inner], delta[(slice(None), *inner)] = step.index, step.delta
         changed = detector.Maps(z, index, delta, maps.stratum, maps.nulls)
-        stack = cast(xr.Dataset, Overlay(self.at.found.stack["time"], self.at.blocks, tuple(patches)))
-        return self._judged(trials, changed, stack)
+        return self._judged(trials, changed, Overlay(self.at.blocks, tuple(patches)))
 
     def _judged(
-        self, trials: Sequence[injection.Trial], maps: detector.Maps, stack: xr.Dataset
+        self, trials: Sequence[injection.Trial], maps: detector.Maps, read: detector.Reader
     ) -> list[Outcome]:
         """Cut candidates from evidence and judge those at the structures."""
         seed = detector.seed_level(maps, self.at.model.options.seed_z, self.plan.alpha)
         rules = self.plan.record(track.Persistence)
+        least = least_area_m2(self.at.gsd_m, self.plan.min_area_m2)
         owner = np.full(maps.z.shape, -1)
         for number, trial in enumerate(trials):
             owner[trial.rows, trial.columns] = number
@@ -258,10 +238,10 @@ class Bench:
             touched = touched[touched >= 0]
             if not touched.size:
                 continue
-            if candidate.rows.size * self._pixel_m2() < self._least_m2():
+            if candidate.rows.size * self.at.gsd_m**2 < least:
                 missed |= {int(number): "too-small" for number in touched}
                 continue
-            one = detector.judge(stack, self.at.model, maps, candidate, rules)
+            one = detector.judge(read, self.at.model, maps, candidate, rules)
             if one.verdict.status is not None:
                 for number in touched:
                     if int(number) not in best or candidate.peak > best[int(number)].candidate.peak:
@@ -269,16 +249,6 @@ class Bench:
             else:
                 missed |= {int(number): one.verdict.reason for number in touched}
         return [self._outcome(trial, best.get(n), missed.get(n)) for n, trial in enumerate(trials)]
-
-    def _pixel_m2(self) -> float:
-        """Return the area of a pixel of the detector's grid."""
-        return self.at.gsd_m**2
-
-    def _least_m2(self) -> float:
-        """Return the smallest area that is reported."""
-        given = self.plan.min_area_m2
-        least = max(MIN_AREA_M2, MIN_PX * self._pixel_m2()) if given is None else given
-        return least * (1 - 1e-6)
 
     def _outcome(self, trial: injection.Trial, one: detector.Object | None, missed: str | None) -> Outcome:
         """Say what became of a structure."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from changedet.io.products import between, find_scenes
 from changedet.io.stack import open_stack, scene_sha256
 from changedet.pipeline import _assemble, _quick
 from changedet.pipeline._files import FILES, redraw, write
+from changedet.pipeline._memory import workers
 from changedet.pipeline._options import ReadOptions, SensitivityOptions
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
@@ -183,14 +183,13 @@ def _smallest(found: _assemble.Detection, plan: Plan, progress: Progress) -> dic
 def search(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
     """Run the detector."""
     options = plan.record(detector.Options)
-    threads = int(plan.section("compute")["workers"] or os.cpu_count() or 1)
     size = aggregate.block_size(Grid.of(native).gsd_m, **plan.keywords(aggregate.block_size))
     with clock("background"):
         stack = aggregate.aggregate(native, size)
         model = detector.fit(stack, options, plan.record(breaks.Noise))
     with clock("evidence"):
         count = detector.tile_count(stack)
-        maps = detector.scan(stack, model, threads=threads, tick=_ticker("evidence", count, progress))
+        maps = detector.scan(stack, model, threads=workers(plan), tick=_ticker("evidence", count, progress))
     with clock("objects"):
         found = detector.objects(
             stack,
@@ -371,16 +370,11 @@ def run(
     _known_outputs(outputs)
     area = aoi if aoi is not None or site is None else site.aoi
     with staged(Path(out), names=FILES, overwrite=overwrite) as stage:
-        with clock("recognise"):
-            scenes, others = scenes_of(inputs, how)
-        tell("read", 0, 1)
-        with clock("read"):
-            stack = open_stack(scenes, aoi=area, bands=how.bands, warp=how.warp)
-        tell("read", 1, 1)
+        scenes, others, stack = opened(inputs, how, area, clock, tell)
         found = _detect(stack, site, plan, clock, tell)
         with clock("checksums"):
             add_files(found.record, scenes, others)
-        found.record.update(head(plan, clock), **(notes or {}))
+        found.record.update(head(plan, clock), warnings=[], **(notes or {}))
         _refuse_failed(found.record, strict)
         _finish(stage, found, outputs, plan, site, clock)
         tell("write", 1, 1)
@@ -394,8 +388,13 @@ def _finish(stage: Path, found: Result, outputs: Any, plan: Plan, site: Site | N
     if outputs is None or "plan.toml" in outputs:
         write_text(stage / "plan.toml", plan.to_toml())
         names.append("plan.toml")
-    found.record.update(files=[*names, "run.json"], timings=clock.timings, peak_memory_mb=peak_memory_mb())
-    write_json(stage / "run.json", found.record)
+    write_record(stage, found.record, names, clock)
+
+
+def write_record(stage: Path, record: dict[str, Any], names: Sequence[str], clock: Clock) -> None:
+    """Write ``run.json``, the last of the files."""
+    record.update(files=[*names, "run.json"], timings=clock.timings, peak_memory_mb=peak_memory_mb())
+    write_json(stage / "run.json", record)
 
 
 def head(plan: Plan, clock: Clock, command: str = "changedet run") -> dict[str, Any]:
@@ -406,7 +405,6 @@ def head(plan: Plan, clock: Clock, command: str = "changedet run") -> dict[str, 
         "version": __version__,
         "command": command,
         "plan": plan.to_dict(),
-        "warnings": [],
         "timings": clock.timings,
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -417,6 +415,19 @@ def _known_outputs(outputs: tuple[str, ...] | None) -> None:
     unknown = sorted(set(outputs or ()) - {*FILES, "run.json"})
     if unknown:
         raise InputError(f"run writes no {', '.join(unknown)}; it writes {', '.join((*FILES, 'run.json'))}")
+
+
+def opened(
+    inputs: Sequence[str | Path], how: ReadOptions, area: BaseGeometry | None, clock: Clock, tell: Progress
+) -> tuple[list[Scene], list[dict[str, Any]], xr.Dataset]:
+    """Find the scenes and read them; return also a record of those of other groups."""
+    with clock("recognise"):
+        scenes, others = scenes_of(inputs, how)
+    tell("read", 0, 1)
+    with clock("read"):
+        stack = open_stack(scenes, aoi=area, bands=how.bands, warp=how.warp)
+    tell("read", 1, 1)
+    return scenes, others, stack
 
 
 def scenes_of(inputs: Sequence[str | Path], how: ReadOptions) -> tuple[list[Scene], list[dict[str, Any]]]:

@@ -23,6 +23,14 @@ def rank(ordered: Array, n: Array, share: float) -> Array:
     return np.asarray(np.take_along_axis(ordered, index[None], axis=0)[0])
 
 
+def middle(values: Array, axis: int = 0) -> Array:
+    """Return the lower median of the finite values, NaN where there is none: a value that was there."""
+    ordered = np.sort(values, axis=axis)
+    n = np.isfinite(ordered).sum(axis=axis, keepdims=True)
+    place = np.maximum((n - 1) // 2, 0)
+    return np.asarray(np.take_along_axis(ordered, place, axis=axis).squeeze(axis))
+
+
 def nan_median(values: Array) -> Array:
     """Return the median along axis 0 of the finite values, NaN where there is none.
 

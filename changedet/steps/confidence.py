@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -100,12 +100,15 @@ def weights() -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def confidence(facts: Sequence[Facts]) -> Array:
+def confidence(facts: Sequence[Facts], known: Mapping[str, Any] | None = None) -> Array:
     """Return the probability that candidates were built, (n,) float64 in 0 to 1.
 
-    What is unknown of a candidate counts as it does on average.
+    Parameters
+    ----------
+    facts : of each; what is unknown of a candidate counts as it does on average
+    known : other weights than those of :func:`weights`, in the same form
     """
-    known = weights()
+    known = weights() if known is None else known
     total = np.full(len(facts), float(known["intercept"]))
     for name, value in columns(facts).items():
         entry = known["columns"][name]
