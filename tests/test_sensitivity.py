@@ -330,6 +330,21 @@ def test_a_run_leaves_it_out_where_that_is_asked():
 ROUNDS = PLAN.with_set(["sensitivity.rounds=4", "sensitivity.density=0.05", "sensitivity.sides_m=[2,12,60]"])
 
 
+def test_the_quick_version_asks_for_the_odds_that_a_run_does(ground, monkeypatch):
+    asked, judge = [], detector.judge
+
+    def noted(read, model, maps, candidate, rules):
+        asked.append(rules.min_confidence)
+        return judge(read, model, maps, candidate, rules)
+
+    monkeypatch.setattr(detector, "judge", noted)
+    for alpha in (0.05, 0.005):
+        quick.Bench(ground, PLAN.with_set([f"run.alpha={alpha}"])).outcomes([trial_of(ground)])
+    usual, strict = asked[0], asked[-1]
+    assert usual == PLAN.section("track")["min_confidence"]
+    assert strict / (1 - strict) == pytest.approx(10 * usual / (1 - usual))
+
+
 @pytest.fixture(scope="module")
 def tried():
     return sensitivity(stack_of(values()), ROUNDS)

@@ -227,7 +227,7 @@ class Bench:
     ) -> list[Outcome]:
         """Cut candidates from evidence and judge those at the structures."""
         seed = detector.seed_level(maps, self.at.model.options.seed_z, self.plan.alpha)
-        rules = self.plan.record(track.Persistence)
+        rules = detector.at_alpha(self.plan.record(track.Persistence), self.plan.alpha)
         least = least_area_m2(self.at.gsd_m, self.plan.min_area_m2)
         owner = np.full(maps.z.shape, -1)
         for number, trial in enumerate(trials):
