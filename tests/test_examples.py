@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import geopandas as gpd
@@ -14,8 +15,10 @@ import nbformat
 import numpy as np
 import pytest
 import xarray as xr
+from affine import Affine
 from nbclient import NotebookClient
 from scipy.ndimage import uniform_filter
+from shapely import box
 
 import changedet as cd
 from changedet.demo import write_scenes
@@ -127,10 +130,52 @@ def test_accuracy_is_measured_kept_and_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "measure", None)  # a second time comes from the cache
     assert [script.scored("planet", 1, works, tmp_path, **small) for works in script.WORKS] == scores
     page = script.page(scores)
-    assert f"| 1 | {built['ours']['f1']:.2f} |" in page and page.count("\n| planet |") == 1
+    assert f"| 1 | {built['ours']['f1']:.2f} |" in page and page.count("\n| planet |") == 2
+    ends = built["ends"]
+    reasons = sum(ends[why] for why in ("consecutive", "end_unusable", "skipped", "open"))
+    assert reasons == ends["n"] == built["ours"]["matched"] and "mistakes" not in built
     monkeypatch.setattr(script, "fingerprint", lambda: "other code")
     with pytest.raises(TypeError):
         script.scored("planet", 1, "built", tmp_path, **small)
+
+
+def test_mistakes_in_hard_scenes_are_shown(tmp_path):
+    script = docs_script("make_accuracy")
+    small = {"shape_px": (120, 120), "n_dates": 10, "river_width_m": (90.0, 150.0)}
+    one = script.scored("planet hard", 1, "built", tmp_path, **small)
+    assert one["n_missed"] == one["ours"]["n_truth"] - one["ours"]["matched"] > 0
+    quiet = {**one, "works": "quiet", "mistakes": [], "unresolved": 3}
+    page = script.page([one, quiet], tmp_path / "page-worst.png")
+    worst = max((c for c in one["mistakes"] if c["what"] == "missed"), key=lambda c: c["gravity"])
+    assert f"| 1 | missed | planet 1 built | {worst['kind']} {worst['id']} |" in page
+    assert worst["said"] in page and "page-worst.png" in page and "**3** (≤ 2)" in page
+    assert (tmp_path / "page-worst.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_ends_of_intervals_are_held_against_what_was_usable():
+    script = docs_script("accuracy_cases")
+    usable = np.ones((5, 4, 8), bool)
+    usable[2, :, :4] = False  # hides the left object, and a third of the right one
+    usable[2, :, 4] = False
+    names = [f"2025010{t}T020000" for t in range(5)]
+    scene = types.SimpleNamespace(
+        usable=usable, given=np.ones_like(usable), names=names, transform=Affine(1, 0, 0, 0, -1, 4),
+        about={"winter": np.array([False, False, True, False, False])},
+    )  # fmt: skip
+    truth = gpd.GeoDataFrame({"id": ["l", "r"]}, geometry=[box(0, 0, 3, 4), box(4, 0, 7, 4)])
+
+    def counted(absent, first):
+        found = truth.assign(
+            id=["S1", "S2"], last_absent_scene=[names[t] if t >= 0 else None for t in absent],
+            first_seen_scene=[names[t] for t in first],
+        )  # fmt: skip
+        ran = script.Ran(scene, 1.0, found, found, truth, truth, np.zeros((4, 8)), {"l": "S1", "r": "S2"})
+        return {name: n for name, n in script.interval_ends(ran).items() if n}
+
+    assert counted((1, 1), (3, 2)) == {"n": 2, "consecutive": 2, "by_mask": 1}
+    assert counted((1, 1), (3, 3)) == {"n": 2, "consecutive": 1, "skipped": 1, "skipped_winter": 1}
+    assert counted((2, 0), (3, 2)) == {"n": 2, "by_mask": 1, "end_unusable": 1, "skipped": 1}
+    assert counted((-1, 1), (3, 2)) == {"n": 2, "consecutive": 1, "by_mask": 1, "open": 1}
 
 
 def test_the_notebooks_way_finds_a_bright_block():
