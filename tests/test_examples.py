@@ -1,5 +1,6 @@
 """README's Python, the example script and the notebook run as they stand, with warnings as errors."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from unittest.mock import Mock
 
 import geopandas as gpd
 import nbformat
@@ -225,6 +227,49 @@ def test_every_ingredient_taken_away_changes_the_method():
             assert not np.array_equal(magnitude(variant), whole, equal_nan=True), name
     assert np.array_equal(magnitude(script.VARIANTS["auto"]), whole, equal_nan=True)  # all is put back
     assert all(cd.Plan().with_values(variant.settings) for variant in script.VARIANTS.values())
+
+
+def test_what_stands_in_for_an_ingredient_of_the_detector_is_used(tmp_path):
+    script = docs_script("make_ablation")
+    small = {"shape_px": (100, 100), "n_dates": 14, "river_width_m": (90.0, 150.0)}
+    bench = script.Bench(script.made("planet hard", 1, "built", tmp_path, **small))
+    whole = bench.scores(script.Variant())
+    assert whole["n_found"] > 0 and 0 < whole["f1"] <= 1
+    places = {place for variant in script.VARIANTS.values() for place in variant.parts}
+    before = {place: getattr(*place) for place in places}
+    for name, variant in script.VARIANTS.items():
+        assert cd.Plan().with_values(variant.settings)
+        calls = {place: Mock(side_effect=value) for place, value in variant.parts.items() if callable(value)}
+        if calls:
+            bench.found(dataclasses.replace(variant, parts=calls))
+        assert all(stand_in.called for stand_in in calls.values()), name
+        if variant.model is not None:
+            assert not same(variant.model(bench.known["fit"]), bench.known["fit"]), name
+    assert {place: getattr(*place) for place in places} == before  # all is put back
+
+
+def same(one, other):
+    """Return True where two records hold the same values, all the way down."""
+    if dataclasses.is_dataclass(one):
+        return all(same(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
+    return bool(np.array_equal(one, other, equal_nan=True)) if isinstance(one, np.ndarray) else one == other
+
+
+def test_a_page_of_ablation_holds_each_variant_against_the_whole():
+    script = docs_script("make_ablation")
+    built, quiet = ("planet", 0, "built"), ("planet", 0, "quiet")
+    jobs = (built, ("planet", 1, "built"), quiet)
+    names = list(script.VARIANTS)[:3]
+
+    def scores(*f1, false):
+        made = [{"f1": f, "n_found": 9, "n_dated": 4, "covered": 3} for f in f1]
+        return dict(zip(jobs, [*made, {"f1": None, "n_found": false}], strict=True))
+
+    rows = (scores(0.8, 0.9, false=0), scores(0.6, 0.6, false=2), scores(0.8, 0.9, false=0))
+    page = script.page(dict(zip(names, rows, strict=True)))
+    assert f"| **{names[0]}** | 0.85 |  | – |  | 0.0 |" in page
+    assert f"| {names[1]} | 0.60 | -0.25 ± 0.05 | – |  | 2.0 | +2.0 |" in page
+    assert page.rstrip().endswith(f"No score of any scene was changed by: {names[2]}.")
 
 
 def image_of(values):
