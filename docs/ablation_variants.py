@@ -51,11 +51,11 @@ class Variant:
         """
         with ExitStack() as stack:
             for name, module in self.stages():
-                own = name == self.since or self.since == "prepare"
-                whole = getattr(module, name)
-                stands_in = remembering(whole, known, name) if own else functools.partial(_given, known[name])
-                if name == "fit" and self.model is not None:
-                    stands_in = functools.partial(_given, self.model(known["fit"]))
+                if self == Variant():
+                    stands_in = remembering(getattr(module, name), known, name)
+                else:
+                    changed = self.model if name == "fit" and self.model is not None else _same
+                    stands_in = functools.partial(_given, changed(known[name]))
                 stack.enter_context(patch.object(module, name, stands_in))
             for (module, name), value in self.parts.items():
                 stack.enter_context(patch.object(module, name, value))
@@ -78,6 +78,11 @@ def remembering(function: Callable, known: dict[str, Any], name: str) -> Callabl
         return known[name]
 
     return call
+
+
+def _same(value: Any) -> Any:
+    """Return a value as it is."""
+    return value
 
 
 def _given(value: Any, *_: Any, **__: Any) -> Any:

@@ -269,6 +269,7 @@ def with_chips(ran: Ran, case: dict[str, Any]) -> dict[str, Any]:
     """Return a case with its two chips and its outline, without what no file can hold."""
     geometry, dates = case["_geometry"], case["_dates"]
     kept = {name: value for name, value in case.items() if not name.startswith("_")}
+    kept["at_px"] = [round(v, 1) for v in ~ran.scene.transform @ (geometry.centroid.x, geometry.centroid.y)]
     kept["winter"] = int((dates[1] & ran.scene.about["winter"]).sum())
     window = _window(ran, geometry)
     before, after = (_composite(ran, np.flatnonzero(side), window, late=side is dates[0]) for side in dates)

@@ -9,27 +9,40 @@ from accuracy_cases import chips_of
 
 SHOWN = 10
 MOST_BYTES = 300_000
-ABOUT = f"""The {SHOWN} gravest mistakes in hard scenes, misses and false structures by turns: of the misses
-the plainest objects (contrast times the root of the pixels and of the usable dates on the rarer side), of the
-false the surest. *Contrast* is a difference of reflectance: of a missed object its own, known from the
-simulation; of a false structure what changed there. *Dates*: usable ones (given and truly clear over most of
-it) without it, and with it, of which in ice or snow. The last column holds facts that the command gathers,
-not a judgment of why.
+ABOUT = f"""The {SHOWN} gravest mistakes in hard scenes, half of them misses and half false where there are
+as many: of the misses the plainest objects (contrast times the root of the pixels and of the usable dates on
+the rarer side), of the false the surest, each place once. *Contrast* is a difference of reflectance: of a
+missed object its own, known from the simulation; of a false structure what changed there. *Dates*: usable
+ones (given and truly clear over most of it) without it, and with it, of which in ice or snow. The last column
+holds facts that the command gathers, not a judgment of why.
 
 ![Before and after of each, outline of the true object or of the false one](PICTURE)"""
+
+
+TWIN_PX = 5
+"""False structures this close in the built and the quiet scene of a seed are one mistake."""
 
 
 def gravest(scores: list[dict], count: int = SHOWN) -> list[dict[str, Any]]:
     """Return the gravest mistakes: half of them misses, half false, as far as there are as many."""
     every = [case for one in scores for case in one.get("mistakes", ())]
-    kinds = {
-        what: sorted((c for c in every if c["what"] == what), key=lambda c: -c["gravity"])
-        for what in ("missed", "false")
-    }
+    every = sorted(every, key=lambda case: -case["gravity"])
+    kinds = {what: distinct([c for c in every if c["what"] == what]) for what in ("missed", "false")}
     half = {what: count // 2 for what in kinds}
     for what, other in (("missed", "false"), ("false", "missed")):
         half[what] += max(count // 2 - len(kinds[other]), 0)
     return [case for what, cases in kinds.items() for case in cases[: half[what]]]
+
+
+def distinct(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return cases without those that repeat one of the other scene of the same ground."""
+    kept: list[dict[str, Any]] = []
+    for case in cases:
+        twins = (c for c in kept if (c["sensor"], c["seed"]) == (case["sensor"], case["seed"]))
+        others = (c["at_px"] for c in twins if c["works"] != case["works"])
+        if all(np.hypot(*np.subtract(at, case["at_px"])) > TWIN_PX for at in others):
+            kept.append(case)
+    return kept
 
 
 def section(scores: list[dict], picture: Path) -> list[str]:

@@ -125,33 +125,44 @@ def test_examples_use_public_names_only():
 def test_accuracy_is_measured_kept_and_shown(tmp_path, monkeypatch):
     script = docs_script("make_accuracy")
     small = {"shape_px": (120, 120), "n_dates": 10, "river_width_m": (90.0, 150.0)}
-    scores = [script.scored("planet", 1, works, tmp_path, **small) for works in script.WORKS]
+    scores = [script.scored("planet hard", 1, works, tmp_path, **small) for works in script.WORKS]
     built, quiet = scores
     assert built["ours"]["n_truth"] > 0 and 0 <= built["ours"]["f1"] <= 1
     assert built["ours"]["n_found"] == built["false"] and quiet["false"] >= 0
-    monkeypatch.setattr(script, "measure", None)  # a second time comes from the cache
-    assert [script.scored("planet", 1, works, tmp_path, **small) for works in script.WORKS] == scores
-    page = script.page(scores)
-    assert f"| 1 | {built['ours']['f1']:.2f} |" in page and page.count("\n| planet |") == 2
     ends = built["ends"]
     reasons = sum(ends[why] for why in ("consecutive", "end_unusable", "skipped", "open"))
-    assert reasons == ends["n"] == built["ours"]["matched"] and "mistakes" not in built
-    monkeypatch.setattr(script, "fingerprint", lambda: "other code")
-    with pytest.raises(TypeError):
-        script.scored("planet", 1, "built", tmp_path, **small)
-
-
-def test_mistakes_in_hard_scenes_are_shown(tmp_path):
-    script = docs_script("make_accuracy")
-    small = {"shape_px": (120, 120), "n_dates": 10, "river_width_m": (90.0, 150.0)}
-    one = script.scored("planet hard", 1, "built", tmp_path, **small)
-    assert one["n_missed"] == one["ours"]["n_truth"] - one["ours"]["matched"] > 0
-    quiet = {**one, "works": "quiet", "mistakes": [], "unresolved": 3}
-    page = script.page([one, quiet], tmp_path / "page-worst.png")
-    worst = max((c for c in one["mistakes"] if c["what"] == "missed"), key=lambda c: c["gravity"])
+    assert reasons == ends["n"] == built["ours"]["matched"]
+    assert built["n_missed"] == built["ours"]["n_truth"] - built["ours"]["matched"] > 0
+    assert quiet["n_false"] == quiet["false"] and quiet["n_missed"] == 0
+    monkeypatch.setattr(script, "measure", None)  # a second time comes from the cache
+    assert [script.scored("planet hard", 1, works, tmp_path, **small) for works in script.WORKS] == scores
+    page = script.page([built, quiet | {"unresolved": 3}], tmp_path / "page-worst.png")
+    assert f"| 1 | {built['ours']['f1']:.2f} |" in page and page.count("\n| planet hard |") == 2
+    worst = max((c for c in built["mistakes"] if c["what"] == "missed"), key=lambda c: c["gravity"])
     assert f"| 1 | missed | planet 1 built | {worst['kind']} {worst['id']} |" in page
     assert worst["said"] in page and "page-worst.png" in page and "**3** (≤ 2)" in page
     assert (tmp_path / "page-worst.png").read_bytes()[1:4] == b"PNG"
+    monkeypatch.setattr(script, "fingerprint", lambda: "other code")
+    with pytest.raises(TypeError):
+        script.scored("planet hard", 1, "built", tmp_path, **small)
+
+
+def test_a_place_is_shown_once_among_the_gravest():
+    script = docs_script("accuracy_worst")
+    case = {
+        "what": "false",
+        "sensor": "planet hard",
+        "seed": 1,
+        "works": "built",
+        "at_px": [9, 9],
+        "gravity": 0.5,
+    }
+    twin = case | {"works": "quiet", "at_px": [11, 9], "gravity": 0.7}
+    others = [case | {"seed": 2}, case | {"at_px": [10, 10], "gravity": 0.2}]
+    missed = [case | {"what": "missed", "gravity": 0.1 * n} for n in range(9)]
+    shown = script.gravest([{"mistakes": [case, twin]}, {"mistakes": others + missed}], 6)
+    assert [c["gravity"] for c in shown] == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.7, 0.5])
+    assert twin in shown and case not in shown and others[0] in shown
 
 
 def test_ends_of_intervals_are_held_against_what_was_usable():
