@@ -24,7 +24,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from changedet.blocks._dask import label_lazy, map_lazy
-from changedet.blocks._stream import Stream, held, map_stream, read_stream
+from changedet.blocks._stream import Memo, Stream, held, map_stream, read_stream, read_together
 from changedet.blocks._tiles import (
     Array,
     Tile,
@@ -44,6 +44,7 @@ from changedet.errors import GridError, InputError, SettingError, UnknownSetting
 from changedet.grid import Window
 
 __all__ = [
+    "Memo",
     "Pixelwise",
     "Reduction",
     "Stream",
@@ -60,6 +61,7 @@ __all__ = [
     "map_tiles",
     "parameters",
     "read_stream",
+    "read_together",
     "renumber",
     "sampled",
     "windows",

@@ -19,7 +19,7 @@ from changedet.blocks._tiles import Array, Tile, map_strips, map_tiles, part, wi
 from changedet.errors import GridError
 from changedet.grid import Window, grow
 
-Memo = dict[tuple[int, int, int, int, int], Array]
+Memo = dict[tuple[int, int, int, int, int], Any]
 """Windows already made, by stream and extent, while several streams make the same window."""
 
 
@@ -33,6 +33,7 @@ class Stream(NDArrayOperatorsMixin):
     shape, dtype : of the whole array
     tile : (rows, columns) in which work on all of it is best done
     threads : tiles in work at one time
+    pick : makes a window of a choice along the leading axes, where that is less work than a choice from all
     """
 
     make: Callable[[Window, Memo], Array]
@@ -40,6 +41,7 @@ class Stream(NDArrayOperatorsMixin):
     dtype: np.dtype[Any]
     tile: tuple[int, int]
     threads: int = 1
+    pick: Callable[[tuple[Any, ...], Window], Array] | None = None
 
     @property
     def ndim(self) -> int:
@@ -94,7 +96,7 @@ class Stream(NDArrayOperatorsMixin):
         at = next((i for i, k in enumerate(key) if k is Ellipsis), len(key))
         key = key[:at] + missing + key[at + 1 :]
         if sum(isinstance(k, np.ndarray) for k in key) > 1:
-            return self._meshed(key)
+            return self._points(key) if _of_points(key) else self._meshed(key)
         lead, space = tuple(_simple(k) for k in key[:-2]), key[-2:]
         chosen = self
         shape = np.empty(self.shape[:-2], np.bool_)[lead].shape
@@ -124,11 +126,27 @@ class Stream(NDArrayOperatorsMixin):
 
     def _leading(self, lead: tuple[Any, ...], shape: tuple[int, ...]) -> Stream:
         """Return the stream of some of the leading axes."""
+        pick = self.pick
 
         def make(window: Window, memo: Memo) -> Array:
-            return np.asarray(self.window(window, memo)[lead])
+            return np.asarray(self.window(window, memo)[lead] if pick is None else pick(lead, window))
 
-        return replace(self, make=make, shape=shape)
+        return replace(self, make=make, shape=shape, pick=None)
+
+    def _points(self, key: tuple[Any, ...]) -> Array:
+        """Make single pixels, which is how xarray asks for places, (…, place)."""
+        rows, columns = (np.asarray(k) % n for k, n in zip(key[-2:], self.extent, strict=True))
+        out = np.empty((*self.shape[:-2], rows.size), self.dtype)
+
+        def fill(tile: Tile) -> None:
+            inside = [(a >= s.start) & (a < s.stop) for a, s in zip((rows, columns), tile.inner, strict=True)]
+            at = np.flatnonzero(inside[0] & inside[1])
+            if at.size:
+                made = self.window(tile.inner)
+                out[..., at] = made[..., rows[at] - tile.inner[0].start, columns[at] - tile.inner[1].start]
+
+        self.each(fill)
+        return out[key[:-2]]
 
     def _picked(self, space: tuple[Any, Any]) -> Array:
         """Make some rows and columns; tiles without any are not made."""
@@ -149,6 +167,13 @@ class Stream(NDArrayOperatorsMixin):
 
         self.each(fill)
         return out.reshape((*self.shape[:-2], *(n for axis in wanted for n in axis.shape)))
+
+
+def _of_points(key: tuple[Any, ...]) -> bool:
+    """Return True for a choice of single pixels, whole along the leading axes or cut by slices."""
+    rows, columns = key[-2:]
+    lead = all(isinstance(k, slice) for k in key[:-2])
+    return lead and all(isinstance(k, np.ndarray) and k.ndim == 1 for k in (rows, columns))
 
 
 def _simple(key: Any) -> Any:
@@ -185,6 +210,7 @@ def read_stream(
     dtype: Any,
     tile: tuple[int, int],
     threads: int = 1,
+    pick: Callable[[tuple[Any, ...], Window], Array] | None = None,
 ) -> Stream:
     """Return a stream of what a function reads.
 
@@ -194,8 +220,31 @@ def read_stream(
     shape, dtype : of the whole
     tile : (rows, columns) of a window to work on
     threads : windows in work at one time
+    pick : see :class:`Stream`
     """
-    return Stream(partial(_read, read, shape[:-2]), shape, np.dtype(dtype), tile, threads)
+    return Stream(partial(_read, read, shape[:-2]), shape, np.dtype(dtype), tile, threads, pick)
+
+
+def read_together(
+    read: Callable[[Window], tuple[Array, ...]], like: Sequence[tuple[tuple[int, ...], Any]], how: dict[str, Any]
+) -> list[Stream]:
+    """Return streams that are read together: of those that make the same window, each reads it for all.
+
+    Parameters
+    ----------
+    read : returns a window of each of them, ``(…, y, x)``
+    like : shape and dtype of each of them
+    how : ``tile`` and ``threads``, see :class:`Stream`
+    """
+
+    def made(which: int, window: Window, memo: Memo) -> Array:
+        ends = (window[0].start, window[0].stop, window[1].start, window[1].stop)
+        key = (id(read), *ends)  # of the tuple; streams have ids of their own
+        if key not in memo:
+            memo[key] = read(window)
+        return np.asarray(memo[key][which])
+
+    return [Stream(partial(made, i), shape, np.dtype(kind), **how) for i, (shape, kind) in enumerate(like)]
 
 
 def _read(read: Callable[[Window], Array], lead: tuple[int, ...], window: Window, memo: Memo) -> Array:
@@ -212,7 +261,9 @@ def _read(read: Callable[[Window], Array], lead: tuple[int, ...], window: Window
 
 def held(array: Array, like: Stream) -> Stream:
     """Return a stream of an array in memory, with the tiles and threads of another."""
-    return replace(like, make=lambda window, _: array[(..., *window)], shape=array.shape, dtype=array.dtype)
+    return Stream(
+        lambda window, _: array[(..., *window)], array.shape, array.dtype, like.tile, like.threads
+    )
 
 
 def map_stream(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from changedet.blocks import from_reader, read_stream
+from changedet.blocks import from_reader, read_stream, read_together
 from changedet.errors import BandError, CRSError, DateError, InputError, TooFewScenesError
 from changedet.grid import Grid, Window, attach, grow
 from changedet.io import _repair
@@ -47,6 +47,7 @@ def open_stack(
     band_names: Names = None,
     repair_masks: bool = True,
     chunk_px: int | None = None,
+    streaming: Streaming | None = None,
 ) -> xr.Dataset:
     """Open scenes as a stack, in order of time.
 
@@ -61,6 +62,7 @@ def open_stack(
     repair_masks : give back pixels that masks take for cloud on date after date while all around is clear;
         with five masked scenes or more. They keep their flags: finite though flagged means given back
     chunk_px : side of the chunks of a lazy (dask) stack; None reads everything now
+    streaming : read windows when they are asked for, without dask (see :class:`changedet.blocks.Stream`)
 
     Returns
     -------
@@ -86,7 +88,7 @@ def open_stack(
     if not warp:
         _require_same_grid(found, grid)
     window = aoi_window(aoi, grid, crs=aoi_crs) if aoi is not None else _whole(grid)
-    return _stack(StackReader(tuple(found), names, grid, window, repair_masks), chunk_px)
+    return _stack(StackReader(tuple(found), names, grid, window, repair_masks), chunk_px, streaming)
 
 
 def _whole(grid: Grid) -> Window:
@@ -227,11 +229,16 @@ class StackReader:
         return digest.hexdigest()[:24]
 
 
-def _stack(reader: StackReader, chunk_px: int | None) -> xr.Dataset:
+def _stack(reader: StackReader, chunk_px: int | None, streaming: Streaming | None) -> xr.Dataset:
     """Make the stack of a reader, now or lazily."""
     image: Any
     quality: Any
-    if chunk_px is None:
+    if streaming is not None:
+        tile = streaming.tile(reader.scenes[0].layers[0].block, reader.shape)
+        dates, bands = len(reader.scenes), len(reader.bands)
+        like = [((dates, bands, *reader.shape), np.float32), ((dates, *reader.shape), np.uint8)]
+        image, quality = read_together(reader.read, like, {"tile": tile, "threads": streaming.threads})
+    elif chunk_px is None:
         image, quality = reader.read((slice(0, reader.shape[0]), slice(0, reader.shape[1])))
     else:
         shape = (len(reader.scenes), len(reader.bands) + 1, *reader.shape)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ from changedet.findings import Findings
 from changedet.grid import Grid
 from changedet.io.files import write_json, write_text
 from changedet.io.products import between, find_scenes
-from changedet.io.stack import open_stack, scene_sha256
+from changedet.io.stack import Streaming, common_bands, open_stack, scene_sha256
 from changedet.pipeline import _assemble, _quick
 from changedet.pipeline._files import FILES, redraw, write
-from changedet.pipeline._memory import workers
+from changedet.pipeline._memory import fits, window_pixels, workers
 from changedet.pipeline._options import ReadOptions, SensitivityOptions
+from changedet.pipeline._windowed import Scratchpad, is_streamed, scratchpad
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
 from changedet.scenes import UNUSABLE, Scene, is_sar
@@ -124,11 +126,19 @@ def detect(
     return _detect(stack, site, plan or Plan(), Clock(), progress)
 
 
-def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, progress: Progress) -> Result:
-    """Do the work of :func:`detect`, with the time of each stage taken."""
-    usable, refused = usable_scenes(stack)
-    ready = prepare(usable, plan, clock, progress)
-    objects = search(ready, plan, clock, progress)
+def _detect(
+    stack: xr.Dataset,
+    site: Site | None,
+    plan: Plan,
+    clock: Clock,
+    progress: Progress,
+    pad: Scratchpad | None = None,
+) -> Result:
+    """Do the work of :func:`detect`, with the time of each stage taken; on a scratchpad where that is large."""
+    with clock("read"):
+        usable, refused = usable_scenes(stack, pad)
+    ready = prepare(usable, plan, clock, progress, pad)
+    objects = search(ready, plan, clock, progress, pad)
     with clock("sensitivity"):
         smallest = _smallest(objects, plan, progress)
     with clock("describe"):
@@ -152,9 +162,13 @@ def _detect(stack: xr.Dataset, site: Site | None, plan: Plan, clock: Clock, prog
     return Result(**fields, stack=ready)
 
 
-def prepare(usable: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> xr.Dataset:
+def prepare(
+    usable: xr.Dataset, plan: Plan, clock: Clock, progress: Progress, pad: Scratchpad | None = None
+) -> xr.Dataset:
     """Align and normalize usable scenes."""
     progress("align", 0, 1)
+    if pad is not None:
+        return pad.prepared(usable, plan, clock)
     with clock("align"):
         moved = align.align(usable, **plan.keywords(align.align))
     progress("align", 1, 1)
@@ -180,12 +194,14 @@ def _smallest(found: _assemble.Detection, plan: Plan, progress: Progress) -> dic
     return out | ({"not_computed": {"min_detectable_m2": why}} if why else {})
 
 
-def search(native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress) -> _assemble.Detection:
+def search(
+    native: xr.Dataset, plan: Plan, clock: Clock, progress: Progress, pad: Scratchpad | None = None
+) -> _assemble.Detection:
     """Run the detector."""
     options = plan.record(detector.Options)
     size = aggregate.block_size(Grid.of(native).gsd_m, **plan.keywords(aggregate.block_size))
     with clock("background"):
-        stack = aggregate.aggregate(native, size)
+        stack = aggregate.aggregate(native, size) if pad is None else pad.aggregated(native, size)
         model = detector.fit(stack, options, plan.record(breaks.Noise))
     with clock("evidence"):
         count = detector.tile_count(stack)
@@ -216,7 +232,9 @@ def _ticker(stage: str, total: int | None, progress: Progress) -> Any:
     return tick
 
 
-def usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]:
+def usable_scenes(
+    stack: xr.Dataset, pad: Scratchpad | None = None
+) -> tuple[xr.Dataset, list[dict[str, Any]]]:
     """Leave out scenes that say nothing; return the rest and a record of those left out.
 
     Raises
@@ -224,7 +242,10 @@ def usable_scenes(stack: xr.Dataset) -> tuple[xr.Dataset, list[dict[str, Any]]]:
     TooFewScenesError
         Fewer than seven are left.
     """
-    share, repaired = _shares(stack)
+    if pad is None:
+        share, repaired = _shares(stack)
+    else:
+        stack, share, repaired = pad.read_once(stack)
     stack = stack.assign_coords(mask_repaired=("time", repaired))
     fine = share >= LEAST_USABLE
     refused = [
@@ -370,15 +391,16 @@ def run(
     _known_outputs(outputs)
     area = aoi if aoi is not None or site is None else site.aoi
     with staged(Path(out), names=FILES, overwrite=overwrite) as stage:
-        scenes, others, stack = opened(inputs, how, area, clock, tell)
-        found = _detect(stack, site, plan, clock, tell)
-        with clock("checksums"):
-            add_files(found.record, scenes, others)
-        found.record.update(head(plan, clock), warnings=[], **(notes or {}))
-        _refuse_failed(found.record, strict)
-        _finish(stage, found, outputs, plan, site, clock)
+        scenes, others, stack = opened(inputs, how, area, clock, tell, plan)
+        with scratchpad(stage, 1, tell) if is_streamed(stack) else nullcontext() as pad:
+            found = _detect(stack, site, plan, clock, tell, pad)
+            with clock("checksums"):
+                add_files(found.record, scenes, others)
+            found.record.update(head(plan, clock), warnings=[], **(notes or {}))
+            _refuse_failed(found.record, strict)
+            _finish(stage, found, outputs, plan, site, clock)
         tell("write", 1, 1)
-    return found
+    return found if pad is None else replace(found, stack=pad.lasting)
 
 
 def _finish(stage: Path, found: Result, outputs: Any, plan: Plan, site: Site | None, clock: Clock) -> None:
@@ -418,14 +440,28 @@ def _known_outputs(outputs: tuple[str, ...] | None) -> None:
 
 
 def opened(
-    inputs: Sequence[str | Path], how: ReadOptions, area: BaseGeometry | None, clock: Clock, tell: Progress
+    inputs: Sequence[str | Path],
+    how: ReadOptions,
+    area: BaseGeometry | None,
+    clock: Clock,
+    tell: Progress,
+    plan: Plan | None = None,
 ) -> tuple[list[Scene], list[dict[str, Any]], xr.Dataset]:
-    """Find the scenes and read them; return also a record of those of other groups."""
+    """Find the scenes and read them; return also a record of those of other groups.
+
+    With a plan, a stack that is larger than its memory allows is not read but made of streams.
+    """
     with clock("recognise"):
         scenes, others = scenes_of(inputs, how)
     tell("read", 0, 1)
     with clock("read"):
-        stack = open_stack(scenes, aoi=area, bands=how.bands, warp=how.warp)
+        asked: dict[str, Any] = {"aoi": area, "bands": how.bands, "warp": how.warp}
+        if plan is not None:
+            pixels = window_pixels(len(scenes), len(common_bands(scenes, how.bands)), plan)
+            stack = open_stack(scenes, streaming=Streaming(pixels), **asked)
+            if not fits(stack, plan):
+                return scenes, others, stack
+        stack = open_stack(scenes, **asked)
     tell("read", 1, 1)
     return scenes, others, stack
 

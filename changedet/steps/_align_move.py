@@ -95,7 +95,7 @@ def _moved_scene(image: xr.DataArray, found: Registration) -> xr.DataArray:
     if found.field is None:
         return _concat([_MOVE_BAND(band, **_of_shift(found)) for band in bands], "band")
     where = _components(found.field, bands[0])
-    return _concat([_WARP_BAND(band, *where, **_of_field(found.field)) for band in bands], "band")
+    return _concat([_WARP_BAND(band, *where, halo_px=halo_px(found)) for band in bands], "band")
 
 
 def moved_image(image: xr.DataArray, shift: tuple[float, float], *, threads: int = 1) -> xr.DataArray:
@@ -118,18 +118,19 @@ def _moved_quality(flags: xr.DataArray, image: xr.DataArray, found: Registration
     if found.field is None:
         return _MOVE_FLAGS(flags, image, **_of_shift(found)).astype(np.uint8)
     where = _components(found.field, flags)
-    return _WARP_FLAGS(flags, image, *where, **_of_field(found.field)).astype(np.uint8)
+    return _WARP_FLAGS(flags, image, *where, halo_px=halo_px(found)).astype(np.uint8)
+
+
+def halo_px(found: Registration) -> int:
+    """Return how far around a pixel its new value comes from; by a field, both passes look around."""
+    if found.field is not None:
+        return 2 * found.field.reach_px + REACH_PX + CORE_PX
+    return int(np.ceil(max(abs(found.shift.dy), abs(found.shift.dx)))) + REACH_PX + CORE_PX
 
 
 def _of_shift(found: Registration) -> dict[str, Any]:
     """Tuning values of the kernels that move by one shift."""
-    dy, dx = found.shift.dy, found.shift.dx
-    return {"dy": dy, "dx": dx, "halo_px": int(np.ceil(max(abs(dy), abs(dx)))) + REACH_PX + CORE_PX}
-
-
-def _of_field(field: Field) -> dict[str, Any]:
-    """Tuning values of the kernels that move by a field: both passes look around."""
-    return {"halo_px": 2 * field.reach_px + REACH_PX + CORE_PX}
+    return {"dy": found.shift.dy, "dx": found.shift.dx, "halo_px": halo_px(found)}
 
 
 def _components(field: Field, like: xr.DataArray) -> list[xr.DataArray]:

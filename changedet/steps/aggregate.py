@@ -60,8 +60,20 @@ def aggregate(stack: xr.Dataset, size: int) -> xr.Dataset:
         flags = stack.quality[t].values[: height * size, : width * size].reshape(height, size, width, size)
         flags = np.where(known[0] | ~np.isfinite(image[t, 0])[:, None, :, None], flags, 0)
         quality[t] = np.bitwise_or.reduce(np.bitwise_or.reduce(flags, axis=3), axis=1)
+    return labelled(stack, image, quality, size)
+
+
+def labelled(stack: xr.Dataset, image: Any, quality: Any, size: int) -> xr.Dataset:
+    """Give averages their grid, and the coordinates that a stack has along time.
+
+    Parameters
+    ----------
+    stack : what was averaged over blocks of ``size`` × ``size`` pixels
+    image, quality : (time, band, y, x) and (time, y, x)
+    """
     fine = Grid.of(stack)
-    grid = Grid.make(fine.crs, fine.transform @ Affine.scale(size), (height, width))
+    shape = (stack.sizes["y"] // size, stack.sizes["x"] // size)
+    grid = Grid.make(fine.crs, fine.transform @ Affine.scale(size), shape)
     names = tuple(map(str, stack.band.values))
     out = make_stack(image, grid, dates=stack.time.values, bands=names, quality=quality)
     along = {

@@ -20,7 +20,7 @@ import xarray as xr
 
 from changedet.errors import InputError, SettingError
 from changedet.steps._align_models import LADDERS, Registration, modeled
-from changedet.steps._align_move import move_flags, moved_image, shifted
+from changedet.steps._align_move import halo_px, move_flags, moved_image, shifted
 from changedet.steps._align_ties import TiePoints, corners, tie_points
 from changedet.steps._bandpass import masked_ncc
 from changedet.steps._register import Patches, ShiftEstimate, Template, cut, match, template, window_side
@@ -49,8 +49,10 @@ __all__ = [
     "lay",
     "masked_ncc",
     "move_flags",
+    "reach_px",
     "register",
     "resample",
+    "seen_from",
 ]
 
 Array = npt.NDArray[Any]
@@ -289,8 +291,28 @@ def resample(stack: xr.Dataset, found: list[Registration], *, apply_above_px: fl
     xr.Dataset, see :func:`align`
     """
     _require_above(apply_above_px)
-    applied = [one.shift.accepted and one.largest_px >= max(apply_above_px, 1e-3) for one in found]
+    applied = _applied(found, apply_above_px)
     return _labelled(shifted(stack, found, applied), found, applied)
+
+
+def reach_px(found: list[Registration], *, apply_above_px: float = 0.5) -> int:
+    """Return how far around a window :func:`resample` looks: 0 where no scene is moved."""
+    applied = _applied(found, apply_above_px)
+    return max((halo_px(one) for one, use in zip(found, applied, strict=True) if use), default=0)
+
+
+def seen_from(found: list[Registration], row: int, column: int) -> list[Registration]:
+    """Return how scenes lie as a window of the raster that begins at a place sees it."""
+
+    def moved(field: Field | None) -> Field | None:
+        return field and replace(field, rows=field.rows - row, columns=field.columns - column)
+
+    return [replace(one, field=moved(one.field)) for one in found]
+
+
+def _applied(found: list[Registration], apply_above_px: float) -> list[bool]:
+    """Say which shifts are long enough to be applied."""
+    return [one.shift.accepted and one.largest_px >= max(apply_above_px, 1e-3) for one in found]
 
 
 def _require_above(apply_above_px: float) -> None:
