@@ -69,7 +69,7 @@ class Stream(NDArrayOperatorsMixin):
         key = (id(self), rows.start, rows.stop, columns.start, columns.stop)
         if key not in memo:
             memo[key] = self.make(window, memo)
-        return memo[key]
+        return np.asarray(memo[key])
 
     def each(self, use: Callable[[Tile], Any]) -> list[Any]:
         """Run a function on every tile, some at a time; return what it gives in the order of the tiles."""
@@ -122,7 +122,7 @@ class Stream(NDArrayOperatorsMixin):
         lead = np.ix_(*axes[:-2])
         chosen = self._leading(lead, (*(axis.size for axis in axes[:-2]), *self.extent))
         made = chosen._picked((axes[-2], axes[-1]))
-        return made.reshape(shape)
+        return np.asarray(made.reshape(shape))
 
     def _leading(self, lead: tuple[Any, ...], shape: tuple[int, ...]) -> Stream:
         """Return the stream of some of the leading axes."""
@@ -226,7 +226,9 @@ def read_stream(
 
 
 def read_together(
-    read: Callable[[Window], tuple[Array, ...]], like: Sequence[tuple[tuple[int, ...], Any]], how: dict[str, Any]
+    read: Callable[[Window], tuple[Array, ...]],
+    like: Sequence[tuple[tuple[int, ...], Any]],
+    how: dict[str, Any],
 ) -> list[Stream]:
     """Return streams that are read together: of those that make the same window, each reads it for all.
 
@@ -261,9 +263,7 @@ def _read(read: Callable[[Window], Array], lead: tuple[int, ...], window: Window
 
 def held(array: Array, like: Stream) -> Stream:
     """Return a stream of an array in memory, with the tiles and threads of another."""
-    return Stream(
-        lambda window, _: array[(..., *window)], array.shape, array.dtype, like.tile, like.threads
-    )
+    return Stream(lambda window, _: array[(..., *window)], array.shape, array.dtype, like.tile, like.threads)
 
 
 def map_stream(

@@ -63,12 +63,12 @@ class Scratch:
         flat = values.reshape(self._planes, *values.shape[-2:])
         with self._failures(), open(self.path, "r+b", buffering=0) as file:
             for i, j in _tiles(window):
-                own = [slice(k * TILE_PX - w.start, (k + 1) * TILE_PX - w.start) for k, w in zip((i, j), window, strict=True)]
-                part = flat[:, own[0], own[1]]
+                top, left = (k * TILE_PX - w.start for k, w in zip((i, j), window, strict=True))
+                part = flat[:, top : top + TILE_PX, left : left + TILE_PX]
                 tile = np.zeros((self._planes, TILE_PX, TILE_PX), self.dtype)
                 tile[:, : part.shape[1], : part.shape[2]] = part
                 file.seek(self._place(i, j))
-                rest = memoryview(tile.reshape(-1).view(np.uint8))
+                rest = _bytes_of(tile)
                 while rest:  # a disk that fills up takes a part before it refuses
                     rest = rest[file.write(rest) :]
 
@@ -79,13 +79,13 @@ class Scratch:
         out = np.empty((planes.size, *size), self.dtype)
         with self._failures(), open(self.path, "rb", buffering=0) as file:
             for i, j in _tiles(window):
-                (to_rows, rows), (to_columns, columns) = (_common(w, k * TILE_PX) for w, k in zip(window, (i, j), strict=True))
+                (to_rows, rows), (to_columns, columns) = _common(window[0], i), _common(window[1], j)
                 strip = np.empty((rows.stop - rows.start, TILE_PX), self.dtype)
-                bytes_of = memoryview(strip.reshape(-1).view(np.uint8))
+                into_strip = _bytes_of(strip)
                 start = self._place(i, j) + rows.start * TILE_PX * self.dtype.itemsize
                 for into, plane in zip(out, planes.flat, strict=True):
                     file.seek(start + int(plane) * self._plane)
-                    if file.readinto(bytes_of) != len(bytes_of):
+                    if file.readinto(into_strip) != len(into_strip):
                         raise OSError("it is cut short")
                     into[to_rows, to_columns] = strip[:, columns]
         return out.reshape(*planes.shape, *size)
@@ -116,12 +116,18 @@ class Scratch:
             ) from error
 
 
+def _bytes_of(array: Any) -> memoryview:
+    """Return the memory of an array."""
+    return memoryview(array).cast("B")
+
+
 def _tiles(window: Window) -> Iterator[tuple[int, int]]:
     """Yield the numbers of the tiles that a window touches."""
     yield from product(*(range(part.start // TILE_PX, -(-part.stop // TILE_PX)) for part in window))
 
 
-def _common(wanted: slice, low: int) -> tuple[slice, slice]:
-    """Return what a tile from ``low`` on gives of a wanted range: as seen from the range, and from the tile."""
+def _common(wanted: slice, k: int) -> tuple[slice, slice]:
+    """Return what the ``k``-th tile gives of a wanted range: as seen from the range, and from the tile."""
+    low = k * TILE_PX
     first, last = max(wanted.start, low), min(wanted.stop, low + TILE_PX)
     return slice(first - wanted.start, last - wanted.start), slice(first - low, last - low)

@@ -106,7 +106,7 @@ class Scratchpad:
             for k in PIXELS
         ]
         how = {"tile": (tile[0] // size, tile[1] // size), "threads": self.threads}
-        hollow = aggregate.labelled(native, *read_together(read, like, how), size)
+        hollow = aggregate.labelled(native, size, *read_together(read, like, how))
         return self._keep(hollow, "blocks", read)
 
     def _keep(
@@ -174,8 +174,8 @@ class Moved:
         outer = grow(window, align.reach_px(self.found, **self.above), shape)
         seen = align.seen_from(self.found, outer[0].start, outer[1].start)
         moved = align.resample(_part(self.usable, outer), seen, **self.above)
-        rows, columns = (slice(w.start - o.start, w.stop - o.start) for w, o in zip(window, outer, strict=True))
-        return moved.isel(y=rows, x=columns)
+        inner = [slice(w.start - o.start, w.stop - o.start) for w, o in zip(window, outer, strict=True)]
+        return moved.isel(y=inner[0], x=inner[1])
 
     def stack(self) -> xr.Dataset:
         """Return the moved stack, of streams."""

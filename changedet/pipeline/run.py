@@ -22,6 +22,7 @@ from changedet.io.files import write_json, write_text
 from changedet.io.products import between, find_scenes
 from changedet.io.stack import Streaming, common_bands, open_stack, scene_sha256
 from changedet.pipeline import _assemble, _quick
+from changedet.pipeline._facts import counts, identity, nulls, scene_facts, self_tests
 from changedet.pipeline._files import FILES, redraw, write
 from changedet.pipeline._memory import fits, window_pixels, workers
 from changedet.pipeline._options import ReadOptions, SensitivityOptions
@@ -29,9 +30,9 @@ from changedet.pipeline._windowed import Scratchpad, is_streamed, scratchpad
 from changedet.pipeline._work import Clock, Progress, grid_record, peak_memory_mb, quiet, staged
 from changedet.pipeline.plan import Plan
 from changedet.scenes import UNUSABLE, Scene, is_sar
-from changedet.steps import aggregate, align, breaks, bridge, mask, normalize, report, track
+from changedet.steps import aggregate, align, breaks, bridge, normalize, report, track
 
-__all__ = ["FILES", "Result", "detect", "redraw", "run"]
+__all__ = ["FILES", "Result", "detect", "redraw", "run", "scene_facts"]
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -134,7 +135,7 @@ def _detect(
     progress: Progress,
     pad: Scratchpad | None = None,
 ) -> Result:
-    """Do the work of :func:`detect`, with the time of each stage taken; on a scratchpad where that is large."""
+    """Do the work of :func:`detect`, with the time of each stage taken; on a scratchpad what is large."""
     with clock("read"):
         usable, refused = usable_scenes(stack, pad)
     ready = prepare(usable, plan, clock, progress, pad)
@@ -146,7 +147,7 @@ def _detect(
         record = {
             "scenes": [*scene_facts(objects), *refused],
             "grid": grid_record(Grid.of(objects.native)),
-            "null": _nulls(objects.maps),
+            "null": nulls(objects.maps),
             "not_computed": {
                 **NOT_COMPUTED,
                 **(NOT_OF_RADAR if is_sar(ready) else {}),
@@ -157,7 +158,7 @@ def _detect(
         found = _assemble.findings(objects, min_area_m2=plan.min_area_m2, axes=axes, record=record)
         sizes = smallest.get("min_detectable_m2", {})
         found.structures["min_detectable_m2"] = found.structures["over"].map(sizes).astype("float64")
-        record |= {"self_tests": _self_tests(found, site), "counts": _counts(found, objects)}
+        record |= {"self_tests": self_tests(found, site), "counts": counts(found, objects)}
     fields = {name: getattr(found, name) for name in Findings.__dataclass_fields__}
     return Result(**fields, stack=ready)
 
@@ -250,7 +251,7 @@ def usable_scenes(
     fine = share >= LEAST_USABLE
     refused = [
         {
-            **_identity(stack, int(t)),
+            **identity(stack, int(t)),
             "usable": round(float(share[t]), 4),
             "used": False,
             "why": f"only {share[t]:.1%} of the area is usable",
@@ -271,80 +272,6 @@ def _shares(stack: xr.Dataset) -> tuple[Any, Any]:
     flagged = (stack.quality & np.uint8(UNUSABLE)) > 0
     both = xr.Dataset({"usable": valid, "repaired": valid & flagged}).mean(("y", "x")).compute()
     return both.usable.values.astype(np.float64), both.repaired.values.astype(np.float64)
-
-
-def _identity(stack: xr.Dataset, t: int) -> dict[str, Any]:
-    """Return what names a scene of a stack."""
-    return {
-        "id": str(stack.scene.values[t]),
-        "date": f"{np.datetime_as_string(stack.time.values[t], unit='s')}Z",
-        "sensor": str(stack.sensor.values[t]),
-    }
-
-
-def scene_facts(found: _assemble.Detection) -> list[dict[str, Any]]:
-    """Return what is known of each scene that was used."""
-    stack, setting = found.stack, found.model.setting
-    facts = []
-    for t in range(stack.sizes["time"]):
-        water, frozen = float(setting.water_share[t]), bool(setting.frozen[t].any())
-        facts.append(
-            {
-                **_identity(stack, t),
-                "usable": round(float(setting.usable[t]), 4),
-                "mask_repaired": round(float(stack.mask_repaired.values[t]), 5),
-                "water": None if np.isnan(water) else round(water, 4),
-                "frozen": frozen,
-                "shift_px": [round(float(stack[f"shift_{axis}_px"].values[t]), 3) for axis in ("dy", "dx")],
-                "shift_applied": bool(stack.shift_applied.values[t]),
-                "gain": [round(float(g), 4) for g in np.atleast_1d(stack.gain.values[t])],
-                "used": True,
-                "why": "ice, snow or haze: little weight" if frozen else "fit",
-            }
-        )
-    return facts
-
-
-def _nulls(maps: detector.Maps) -> dict[str, Any]:
-    """Return the null of each stratum: what evidence is where nothing was built."""
-    known = zip(mask.STRATA, maps.nulls, strict=True)
-    return {name: {k: round(float(v), 4) for k, v in vars(null).items()} for name, null in known if null}
-
-
-def _counts(found: Findings, objects: _assemble.Detection) -> dict[str, int]:
-    """Return how many of everything there are."""
-    counts = {
-        "scenes": objects.stack.sizes["time"],
-        "structures": len(found.structures),
-        "alarms": len(found.alarms),
-        "looked for in rows": sum(o.by_row for o in objects.objects),
-    }
-    return counts | {f"status {k}": int(v) for k, v in found.structures["status"].value_counts().items()}
-
-
-def _self_tests(found: Findings, site: Site | None) -> list[dict[str, Any]]:
-    """Check that the control target of the site shows no change."""
-    grid = Grid.of(found.statistic)
-    if site is None or not grid.georeferenced:
-        return []
-    corridor = site.control_geometry(grid.crs)
-    if corridor is None or not grid.rasterize([corridor]).any():
-        return [
-            {
-                "name": "control",
-                "passed": True,
-                "detail": "the control target lies outside the scenes: not tested",
-            }
-        ]
-    hit = found.structures[found.structures.intersects(corridor)]
-    words = ", ".join(hit["id"]) if len(hit) else "no structure"
-    return [
-        {
-            "name": "control",
-            "passed": len(hit) == 0,
-            "detail": f"in the corridor of the control target: {words}",
-        }
-    ]
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -60,15 +60,15 @@ def aggregate(stack: xr.Dataset, size: int) -> xr.Dataset:
         flags = stack.quality[t].values[: height * size, : width * size].reshape(height, size, width, size)
         flags = np.where(known[0] | ~np.isfinite(image[t, 0])[:, None, :, None], flags, 0)
         quality[t] = np.bitwise_or.reduce(np.bitwise_or.reduce(flags, axis=3), axis=1)
-    return labelled(stack, image, quality, size)
+    return labelled(stack, size, image, quality)
 
 
-def labelled(stack: xr.Dataset, image: Any, quality: Any, size: int) -> xr.Dataset:
+def labelled(stack: xr.Dataset, size: int, image: Any, quality: Any) -> xr.Dataset:
     """Give averages their grid, and the coordinates that a stack has along time.
 
     Parameters
     ----------
-    stack : what was averaged over blocks of ``size`` × ``size`` pixels
+    stack, size : what was averaged, over blocks of how many pixels along a side
     image, quality : (time, band, y, x) and (time, y, x)
     """
     fine = Grid.of(stack)

@@ -160,9 +160,7 @@ def align(
         The reference image is on another grid.
     """
     _require_above(apply_above_px)
-    found = register(
-        stack, reference=reference, model=model, max_shift_px=max_shift_px, sample_px=sample_px
-    )
+    found = register(stack, reference=reference, model=model, max_shift_px=max_shift_px, sample_px=sample_px)
     return resample(stack, found, apply_above_px=apply_above_px)
 
 
