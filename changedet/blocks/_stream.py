@@ -146,7 +146,7 @@ class Stream(NDArrayOperatorsMixin):
                 out[..., at] = made[..., rows[at] - tile.inner[0].start, columns[at] - tile.inner[1].start]
 
         self.each(fill)
-        return out[key[:-2]]
+        return np.asarray(out[key[:-2]])
 
     def _picked(self, space: tuple[Any, Any]) -> Array:
         """Make some rows and columns; tiles without any are not made."""

@@ -63,7 +63,7 @@ def counts(found: Findings, objects: Detection) -> dict[str, int]:
         "alarms": len(found.alarms),
         "looked for in rows": sum(o.by_row for o in objects.objects),
     }
-    return found_counts | {f"status {k}": int(v) for k, v in found.structures["status"].valuecounts().items()}
+    return found_counts | {f"status {k}": int(v) for k, v in found.structures["status"].value_counts().items()}
 
 
 def self_tests(found: Findings, site: Site | None) -> list[dict[str, Any]]:

@@ -92,9 +92,11 @@ def surroundings(images: Array) -> Array:
     Pixels are chosen by what their surroundings do: chosen by their own values they would be picked by their
     noise, and pull the lines flat.
     """
+    if images.ndim > 2:  # one at a time: what is made on the way fits the cache
+        return np.stack([surroundings(one) for one in images])
     from scipy.ndimage import uniform_filter
 
-    size = (1,) * (images.ndim - 2) + (_AROUND_PX, _AROUND_PX)
+    size = (_AROUND_PX, _AROUND_PX)
     ok = np.isfinite(images)
     filled = np.where(ok, images, np.float32(0))
     total = uniform_filter(filled, size, mode="constant") * _AROUND_PX**2 - filled
