@@ -133,7 +133,7 @@ def test_streams_of_a_stack_are_what_is_read_at_once(tmp_path):
         np.testing.assert_array_equal(np.asarray(lazy[name].data), whole[name].values)
 
 
-# ---------------------------------------------------------------------------------------------- the scratch file
+# ------------------------------------------------------------------------------------ the scratch file
 
 
 @pytest.fixture

@@ -57,13 +57,14 @@ def nulls(maps: detector.Maps) -> dict[str, Any]:
 
 def counts(found: Findings, objects: Detection) -> dict[str, int]:
     """Return how many of everything there are."""
-    found_counts = {
+    out = {
         "scenes": objects.stack.sizes["time"],
         "structures": len(found.structures),
         "alarms": len(found.alarms),
         "looked for in rows": sum(o.by_row for o in objects.objects),
     }
-    return found_counts | {f"status {k}": int(v) for k, v in found.structures["status"].value_counts().items()}
+    status = found.structures["status"].value_counts()
+    return out | {f"status {k}": int(v) for k, v in status.items()}
 
 
 def self_tests(found: Findings, site: Site | None) -> list[dict[str, Any]]:
