@@ -1,6 +1,7 @@
 """The ten gravest mistakes in hard scenes: a table of facts and a picture. See ``make_accuracy.py``."""
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from accuracy_cases import chips_of
 SHOWN = 10
 MOST_BYTES = 300_000
 ABOUT = f"""The {SHOWN} gravest mistakes in hard scenes, half of them misses and half false where there are
-as many: of the misses the plainest objects (contrast times the root of the pixels and of the usable dates on
-the rarer side), of the false the surest, each place once. *Contrast* is a difference of reflectance: of a
-missed object its own, known from the simulation; of a false structure what changed there. *Dates*: usable
-ones (given and truly clear over most of it) without it, and with it, of which in ice or snow. The last column
-holds facts that the command gathers, not a judgment of why.
+as many, the gravest of each kind of imagery before the second of any: of the misses the plainest objects
+(contrast times the root of the pixels and of the usable dates on the rarer side), of the false the surest,
+each place once. *Contrast* is a difference of reflectance: of a missed object its own, known from the
+simulation; of a false structure what changed there. *Dates*: usable ones (given and truly clear over most of
+it) without it, and with it, of which in ice or snow. The last column holds facts that the command gathers,
+not a judgment of why.
 
 ![Before and after of each, outline of the true object or of the false one](PICTURE)"""
 
@@ -27,7 +29,10 @@ def gravest(scores: list[dict], count: int = SHOWN) -> list[dict[str, Any]]:
     """Return the gravest mistakes: half of them misses, half false, as far as there are as many."""
     every = [case for one in scores for case in one.get("mistakes", ())]
     every = sorted(every, key=lambda case: -case["gravity"])
-    kinds = {what: distinct([c for c in every if c["what"] == what]) for what in ("missed", "false")}
+    kinds = {
+        what: by_turns(distinct([case for case in every if case["what"] == what]))
+        for what in ("missed", "false")
+    }
     half = {what: count // 2 for what in kinds}
     for what, other in (("missed", "false"), ("false", "missed")):
         half[what] += max(count // 2 - len(kinds[other]), 0)
@@ -43,6 +48,19 @@ def distinct(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if all(np.hypot(*np.subtract(at, case["at_px"])) > TWIN_PX for at in others):
             kept.append(case)
     return kept
+
+
+def by_turns(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return cases, the gravest of each kind of imagery first, then the second of each, and so on.
+
+    Small pixels are many, so that contrast times their root cannot be compared between kinds of imagery.
+    """
+    seen: Counter[str] = Counter()
+    placed = []
+    for case in cases:
+        placed.append((seen[case["sensor"]], case))
+        seen[case["sensor"]] += 1
+    return [case for _, case in sorted(placed, key=lambda pair: pair[0])]
 
 
 def section(scores: list[dict], picture: Path) -> list[str]:

@@ -6,7 +6,7 @@ Scenes are those of ``make_accuracy.py`` (share its cache: they are made once): 
 ordinary and hard, with works and without. The detector runs in this process, on each scene once in whole and
 once for every variant of ``ablation_variants.py``; stages that a variant does not touch are not done again.
 Scores are kept in the cache with a checksum of the package and of the variants, so an interrupted
-measurement goes on where it stopped. Half an hour on one core once the scenes are there.
+measurement goes on where it stopped. Half an hour with one job, half of that with two.
 """
 
 import argparse

@@ -9,7 +9,7 @@ third of the dates, change vector, Otsu, polygons of four pixels or more.
 
 Scores are kept in the cache with a checksum of the package, so an interrupted measurement goes on where it
 stopped, and no score of older code is mixed in. Scenes are kept there too (about 3 GB for all of them), and
-made anew only where the simulation has changed. All of it takes about an hour on two cores.
+made anew only where the simulation has changed. All of it takes three quarters of an hour.
 
 ``accuracy_scenes.py`` makes the scenes, ``accuracy_cases.py`` looks at single objects, ``accuracy_worst.py``
 shows the gravest mistakes, ``accuracy_page.py`` writes the page.

@@ -163,6 +163,9 @@ def test_a_place_is_shown_once_among_the_gravest():
     shown = script.gravest([{"mistakes": [case, twin]}, {"mistakes": others + missed}], 6)
     assert [c["gravity"] for c in shown] == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.7, 0.5])
     assert twin in shown and case not in shown and others[0] in shown
+    other = case | {"sensor": "sentinel-2 hard", "gravity": 0.1}
+    shown = script.gravest([{"mistakes": [case, case | {"seed": 3}, other]}], 2)
+    assert shown == [case, other]  # no misses; each kind of imagery has its turn
 
 
 def test_ends_of_intervals_are_held_against_what_was_usable():
