@@ -11,11 +11,13 @@ objects of breaks, ``peers_injected.py`` puts structures into real pixels; simul
 ``make_accuracy.py``.
 
 Every score is kept in the cache, of each scene and method by itself: changedet's own with a checksum of the
-package, the others with one of what makes and scores the scenes and of the peers' side. After a change of the
-detector only its own line is measured again.
+package, the others with one of what makes and scores the scenes and of the peer's own side. After a change
+of the detector only its own line is measured again.
 """
 
 import argparse
+import contextlib
+import inspect
 import json
 import os
 import subprocess
@@ -34,6 +36,7 @@ import geopandas as gpd
 import make_accuracy as accuracy
 import numpy as np
 import peers_injected as injected
+import peers_inner
 from accuracy_scenes import SENSORS, WORKS, checksum, made
 from peers_inner import JOBS
 from peers_objects import JOINS, objects
@@ -179,15 +182,16 @@ class Peer:
         line = self.process.stdout.readline()
         if line:
             return json.loads(line)
-        code = self.process.wait()
-        self.process = None
-        return {"error": f"its process ended with code {code}"}
+        return {"error": f"its process ended with code {self.close()}"}
 
-    def close(self) -> None:
-        """End the process."""
-        if self.process is not None:
-            self.process.stdin.close()
-            self.process.wait()
+    def close(self) -> int | None:
+        """End the process; return its code, None where there is no process."""
+        if self.process is None:
+            return None
+        with self.process as ended, contextlib.suppress(BrokenPipeError):
+            ended.stdin.close()
+        self.process = None
+        return ended.returncode
 
 
 def environment(kind: str, given: str | None, cache: Path) -> Peer:
@@ -229,12 +233,11 @@ class Methods:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        at, injecting = args.cache / "scores", source("peers_injected.py")
-        package = ("simulate", "metrics", "demo.py", "pipeline/_injection.py", *preparing())
-        self.ours = Kept(at, checksum(more=[injecting]))
-        self.plain = Kept(at, checksum(*package, more=[injecting, source("accuracy_scenes.py")]))
-        theirs = [injecting, source("peers_inner.py"), source("peers_objects.py")]
-        self.peers = Kept(at, checksum(*package, more=theirs))
+        at, package = args.cache / "scores", ("simulate", "metrics", "demo.py", "pipeline/_injection.py")
+        self.injecting = source("peers_injected.py")
+        self.ours = Kept(at, checksum(more=[self.injecting]))
+        self.plain = Kept(at, checksum(*package, more=[self.injecting, source("accuracy_scenes.py")]))
+        self.peers = Kept(at, checksum(*package, more=[source("peers_objects.py")]))
         given = {"peers": args.peers_python, "bfast": args.bfast_python}
         self.process = {kind: environment(kind, given[kind], args.cache) for kind in PACKAGES}
 
@@ -258,12 +261,20 @@ class Methods:
         pixels = int(np.prod(one["shape_px"]))
         return {"false": one["false"], "seconds": one["seconds"], "pixels": pixels, **one.get("ours", {})}
 
+    def code(self, case: Case, method: str, setting: dict) -> str:
+        """Return a checksum of the code on which only some of the peers' scores depend."""
+        work = peers_inner.WORK.get(method, peers_inner.monitor)
+        texts = [inspect.getsource(one) for one in (work, peers_inner.light)]
+        if case.real:
+            texts.append(self.injecting)
+        return checksum(*(preparing() if setting.get("prepared") else ["none"]), more=texts)
+
     def peer(self, case: Case, method: str, setting: dict) -> dict:
         """Return a peer's scores."""
         process = self.process["bfast" if method.startswith("BFAST") else "peers"]
         if process.python is None:
             return {"error": process.why}
-        key = [setting, process.versions]
+        key = [setting, process.versions, self.code(case, method, setting)]
         words = "-".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in setting.items())
         name = f"{case.name}-{method}-{words or 'defaults'}"
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def answer(scene: str, out: str, method: str, setting: dict[str, Any]) -> dict[s
     """Do one request; return seconds of the work itself, or why there is no result."""
     with np.load(scene, allow_pickle=False) as held:
         image, dates, bands = held["image"], held["dates"].astype("datetime64[D]"), [*map(str, held["bands"])]
-    work = {"COLD": cold, "BFAST Monitor": bfast}.get(method, monitor)
+    work = WORK.get(method, monitor)
     kept = {**setting, "history": setting.get("history", 0.5)}
     try:
         if work is not cold:  # compile beforehand, on as many dates
@@ -108,8 +109,8 @@ def cold(
     nir = bands.index("nir")
     found = np.full(many.shape, -1)
     for y, x in np.argwhere(many):
-        parts = cold_detect_flex(ordinal, series[y, x], quality[y, x], 20, tmask_b1_index=2,
-                                 tmask_b2_index=nir + 1, **setting)  # fmt: skip
+        parts = _parts(cold_detect_flex, ordinal, series[y, x], quality[y, x], 20, tmask_b1_index=2,
+                       tmask_b2_index=nir + 1, **setting)  # fmt: skip
         breaks = [p["t_break"] for p in parts if p["change_prob"] == 100 and p["t_break"] >= first]
         if breaks:
             found[y, x] = np.searchsorted(ordinal, min(breaks))
@@ -118,18 +119,23 @@ def cold(
     begin = time.perf_counter()
     for y, x in sample:
         seven = [series[y, x, :, b].copy() for b in (0, 1, 2, nir, nir, nir)]
-        try:
-            parts = cold_detect(ordinal, *seven, np.full(len(dates), 2000), quality[y, x], **setting)
-        except Exception as error:
-            if "no change records" not in str(error):
-                raise
-            continue
+        parts = _parts(cold_detect, ordinal, *seven, np.full(len(dates), 2000), quality[y, x], **setting)
         if any(p["t_break"] >= first and p["change_prob"] == 100 for p in parts):
             raise RuntimeError("COLD found a break in a pixel with few clear dates; such are left out here")
     if len(sample):
         extra = (time.perf_counter() - begin) * (len(few) / len(sample) - 1)
     note = f"{len(few) / many.size:.0%} of the pixels have fewer than {CLEAR} clear dates" if len(few) else ""
     return found, extra, note
+
+
+def _parts(detect: Callable[..., Any], *given: Any, **setting: Any) -> Any:
+    """Return the parts of a pixel's series; none where COLD raises for want of clear dates."""
+    try:
+        return detect(*given, **setting)
+    except Exception as error:
+        if "no change records" in str(error):
+            return ()
+        raise
 
 
 def monitor(
@@ -185,6 +191,10 @@ def bfast(
     found = np.where(one.breaks >= 0, kept[np.clip(begin + one.breaks, 0, len(kept) - 1)], -1)
     short = float((one.breaks == -2).mean())
     return found, 0.0, f"{short:.0%} of the pixels have too few dates for its model" if short > 0.005 else ""
+
+
+WORK = {"COLD": cold, "BFAST Monitor": bfast}
+"""Method → what does it; the others are nrt's."""
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ nothing is known to have been built, though forest was cut in Romania.
   share of matched objects whose date lies in the interval. A monitor dates when it is sure, not when the
   change began. *False, quiet*: objects a scene in which nothing was built.
 - *s* is seconds a scene. Those of the peers are their work alone, arrays in memory, compiled beforehand;
-  those of changedet's `run` include starting, reading, aligning and writing.
+  those of changedet's `run` include starting, reading, aligning and writing. COLD's of pixels with too few
+  clear dates is that of a hundred of them, times their number.
 
 What to keep in mind: the peers were made for dense series and large changes, forest above all, and these
-series have 6 to 30 dates but in Romania. The simulated scenes are ours. In them the ground moves by half a
+series have 7 to 30 dates but in Romania. The simulated scenes are ours. In them the ground moves by half a
 pixel, water rises and falls, ice and snow come; a method that looks at one pixel at a time is not told."""
 
 
