@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from changedet.steps import confidence, mask, track
-from changedet.steps._robust import middle
+from changedet.grid import Window, grow
+from changedet.steps import confidence, extent, mask, track
+from changedet.steps._robust import middle, nan_median
 
 Array = npt.NDArray[Any]
 
@@ -85,6 +86,38 @@ def gather(
         gsd_m=scene.gsd_m,
         over=causes.over,
     )
+
+
+def extent_of(place: Place, seen: Array, outer: Window, bands: tuple[str, ...]) -> extent.Extent | None:
+    """Measure what fills no pixel by its light on the dates that show it, in pixels of the scene.
+
+    Parameters
+    ----------
+    place : where it is, and the evidence there
+    seen : (time,) bool, dates that show it
+    outer : the window that was read
+    bands : names of the bands
+    """
+    window = grow(
+        (slice(place.rows.min(), place.rows.max() + 1), slice(place.columns.min(), place.columns.max() + 1)),
+        2,
+        place.stratum.shape,
+    )
+    if not seen.any() or place.rows.size > extent.SMALL_PX:
+        return None
+    picked = (seen, slice(None), *window)
+    values = mask.log_image(place.image[picked])
+    values = np.where(place.weight[picked] > 0, values, np.nan)
+    main = np.bincount(place.stratum[place.rows, place.columns], minlength=3).argmax()
+    names = bands if main > 0 else ()  # over water all bands brighten; on land plants give way
+    there, behind = (mask.visible(v, names) for v in (values, values - place.residual[picked]))
+    footprint = np.zeros(place.stratum.shape, bool)
+    footprint[place.rows, place.columns] = True
+    found = extent.extent(nan_median(there - behind), nan_median(behind), footprint[window])
+    if found is None:
+        return None
+    corner = [window[axis].start + outer[axis].start for axis in (0, 1)]
+    return extent.Extent(found.area_px, found.row + corner[0], found.column + corner[1])
 
 
 def _sides(series: track.Series, verdict: track.Verdict, causes: track.Causes) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ from changedet.grid import Grid, Window, grow
 from changedet.scenes import CLOUDY, is_sar, years
 from changedet.steps import background, breaks, bridge, mask, track
 from changedet.steps import confidence as belief
+from changedet.steps import extent as size
 from changedet.steps._robust import rank
 
 __all__ = [
@@ -361,6 +362,7 @@ class Object:
     known : the facts that it follows from, None where there are none
     by_row : looked for as others stand in a row
     p_value : probability of evidence as strong somewhere in a scene without works, NaN unknown
+    extent : its size and middle, in pixels of the scene, where it fills no pixel; else None
     """
 
     candidate: track.Candidate
@@ -371,6 +373,7 @@ class Object:
     known: belief.Facts | None = None
     by_row: bool = False
     p_value: float = float("nan")
+    extent: size.Extent | None = None
 
 
 def objects(
@@ -456,7 +459,9 @@ def judge(
     place = facts.Place(candidate, rows, columns, image, value, own.residual, own.weight, own.stratum)
     known = facts.gather(place, whole, verdict, causes, model)
     chance = float(belief.confidence([known])[0])
-    return Object(candidate, whole, track.settled(verdict, chance, causes, rules), stratum, chance, known)
+    settled = track.settled(verdict, chance, causes, rules)
+    small = facts.extent_of(place, verdict.seen, outer, model.setting.bands)
+    return Object(candidate, whole, settled, stratum, chance, known, extent=small)
 
 
 def _darker(delta: Array, stratum: str, bands: tuple[str, ...]) -> bool:

@@ -75,7 +75,8 @@ def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: 
     """
     import geopandas as gpd
 
-    table_all = _measured(found, least_area_m2(found.grid.gsd_m, min_area_m2))
+    least = least_area_m2(found.grid.gsd_m, min_area_m2)
+    table_all = _measured(found, least, of_pixels=min_area_m2 is None)
     kept = table_all[table_all["status"].notna()].reset_index(drop=True)
     structures = _structures(found, kept)
     labels, first = _rasters(found, kept)
@@ -101,8 +102,11 @@ def findings(found: Detection, *, min_area_m2: float | None, axes: Any, record: 
     )
 
 
-def _measured(found: Detection, min_area_m2: float) -> Any:
-    """Return one row an object with its outline, its measures and its verdict; too small ones are alarms."""
+def _measured(found: Detection, min_area_m2: float, *, of_pixels: bool) -> Any:
+    """Return one row an object with its outline, its measures and its verdict; too small ones are alarms.
+
+    Where nobody asked for an area, the least one is about evidence: that of the pixels touched.
+    """
     import geopandas as gpd
 
     labels = np.zeros(found.grid.shape, np.int32)
@@ -114,10 +118,13 @@ def _measured(found: Detection, min_area_m2: float) -> Any:
         geometry=outlines.geometry.to_numpy(),
         crs=found.grid.crs,
     )
-    measures = measure_polygons(frame.geometry, found.grid.crs)
-    frame = frame.join(measures)
     objects = [found.objects[i] for i in frame["number"]]
-    small = np.array([a < min_area_m2 for a in frame["area_m2"]], bool)
+    touched = measure_polygons(frame.geometry, found.grid.crs)["area_m2"]
+    frame["geometry"] = [
+        _of_light(outline, one, found.grid) for outline, one in zip(frame.geometry, objects, strict=True)
+    ]
+    frame = frame.join(measure_polygons(frame.geometry, found.grid.crs))
+    small = np.asarray(touched if of_pixels else frame["area_m2"]) < min_area_m2
     status = [None if s else o.verdict.status for o, s in zip(objects, small, strict=True)]
     reason = [
         "too-small" if s and o.verdict.status else o.verdict.reason
@@ -125,6 +132,19 @@ def _measured(found: Detection, min_area_m2: float) -> Any:
     ]
     frame["status"], frame["reason"] = pd.Series(status, dtype=object), pd.Series(reason, dtype=object)
     return frame
+
+
+def _of_light(outline: Any, one: detector.Object, grid: Grid) -> Any:
+    """Return an outline shrunk to the area that the object's light amounts to, about its middle."""
+    from shapely.affinity import affine_transform
+
+    if one.extent is None:
+        return outline
+    factor = float(np.sqrt(min(one.extent.area_px / one.candidate.rows.size, 1.0)))
+    x, y = grid.transform @ (one.extent.column + 0.5, one.extent.row + 0.5)
+    middle = outline.centroid
+    matrix = [factor, 0, 0, factor, x - factor * middle.x, y - factor * middle.y]
+    return affine_transform(outline, matrix)
 
 
 def _date(found: Detection, index: int) -> str | None:

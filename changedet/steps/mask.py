@@ -96,6 +96,12 @@ def visible_brightness(log_values: Array, bands: tuple[str, ...]) -> Array:
     return np.asarray(log_values[..., visible or slice(None), :, :].mean(axis=-3), np.float32)
 
 
+def visible(log_values: Array, bands: tuple[str, ...]) -> Array:
+    """Return the mean reflectance of the visible bands (of all if there is none), ``(..., y, x)``."""
+    picked = [i for i, b in enumerate(bands) if b in ("blue", "green", "red")]
+    return np.asarray(np.exp(log_values[..., picked or slice(None), :, :]).mean(axis=-3) - LOG_OFFSET)
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the dates of a stack are like, from a regular sample; water and land follow from it per pixel.
