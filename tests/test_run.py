@@ -41,6 +41,7 @@ from changedet.pipeline.run import FILES, NOT_COMPUTED, Result, detect, redraw, 
 from changedet.scenes import make_stack
 from changedet.simulate import SceneSettings, simulate
 from changedet.sites import Axis, Control, Site
+from changedet.steps.extent import SMALL_PX
 
 BANDS = ("blue", "green", "red", "nir")
 UTM = Grid.make("EPSG:32652", Affine(3, 0, 600_000, 0, -3, 4_700_000), (96, 96))
@@ -356,7 +357,10 @@ def test_labels_and_dates_agree_with_the_table(finished):
     assert set(np.unique(labels)) == set(range(len(result.structures) + 1))
     for number, row in enumerate(result.structures.itertuples(), start=1):
         inside = labels == number
-        assert inside.sum() * 9 == pytest.approx(row.area_m2)
+        # labels are the pixels touched; what fills none of them is smaller, by its light
+        assert row.area_m2 <= inside.sum() * 9 * (1 + 1e-6)
+        if inside.sum() > SMALL_PX:
+            assert inside.sum() * 9 == pytest.approx(row.area_m2)
         assert set(first[inside]) == {int(row.first_seen[:10].replace("-", ""))}
         assert row.geometry.area == pytest.approx(row.area_m2)
     assert not first[labels == 0].any()

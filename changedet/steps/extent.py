@@ -73,9 +73,9 @@ def extent(
     from scipy.ndimage import binary_dilation, binary_erosion
 
     count = int(footprint.sum())
-    if count > small_px or binary_erosion(footprint, np.ones((3, 3))).any():
+    if count > small_px or binary_erosion(footprint, np.ones((3, 3), bool)).any():
         return None
-    near = binary_dilation(footprint, np.ones((3, 3))) & np.isfinite(added)
+    near = binary_dilation(footprint, np.ones((3, 3), bool)) & np.isfinite(added)
     known = footprint & near
     light = np.where(near, np.maximum(added, 0), 0.0)
     total = float(light.sum())
